@@ -1,0 +1,196 @@
+//! Tokens to statements, by recursive descent.
+//!
+//! After an error the parser goes on at the next line, so that one run finds the errors of every line.
+
+mod expression;
+mod statement;
+
+use partita_ir::graph::Span;
+
+use crate::diagnostics::{Diagnostic, Diagnostics};
+use crate::lexer::Token;
+use crate::syntax::{File, Name, join};
+
+/// Words that begin a statement or belong to one, and so name nothing else.
+pub(crate) const RESERVED: [&str; 13] =
+    ["model", "set", "axis", "input", "weight", "block", "op", "repeat", "as", "return", "loss", "train", "none"];
+
+/// A diagnostic was pushed; the statement cannot go on.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+type Parsed<T> = Result<T, Failed>;
+
+/// The state of the descent.
+pub(crate) struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<(Token, Span)>,
+    position: usize,
+    /// Open parentheses and brackets: inside them a newline means nothing.
+    open: Vec<(Token, Span)>,
+    /// How deep the descent is.
+    depth: u16,
+    diagnostics: &'a mut Diagnostics,
+}
+
+/// Reads a file.
+pub(crate) fn parse(text: &str, tokens: Vec<(Token, Span)>, diagnostics: &mut Diagnostics) -> File {
+    let mut parser = Parser { text, tokens, position: 0, open: Vec::new(), depth: 0, diagnostics };
+    File { statements: parser.file() }
+}
+
+impl<'a> Parser<'a> {
+    /// The current token; newlines do not count inside brackets.
+    fn peek(&mut self) -> Token {
+        if !self.open.is_empty() {
+            while self.tokens[self.position].0 == Token::Newline {
+                self.position += 1;
+            }
+        }
+        self.tokens[self.position].0
+    }
+
+    /// Where the current token stands.
+    fn here(&mut self) -> Span {
+        self.peek();
+        self.tokens[self.position].1
+    }
+
+    /// Where the last consumed token stands.
+    fn previous(&self) -> Span {
+        let before = self.tokens[..self.position].iter().rev().find(|(token, _)| *token != Token::Newline);
+        before.map_or(self.tokens[0].1, |(_, span)| *span)
+    }
+
+    /// The span from `start` to the last consumed token.
+    fn since(&self, start: Span) -> Span {
+        join(start, self.previous())
+    }
+
+    fn slice(&self, span: Span) -> &'a str {
+        &self.text[span.start as usize..span.end as usize]
+    }
+
+    fn advance(&mut self) -> Span {
+        let token = self.peek();
+        let span = self.tokens[self.position].1;
+        match token {
+            Token::OpenParen | Token::OpenBracket => self.open.push((token, span)),
+            Token::CloseParen | Token::CloseBracket => {
+                self.open.pop();
+            }
+            _ => {}
+        }
+        if token != Token::End {
+            self.position += 1;
+        }
+        span
+    }
+
+    fn eat(&mut self, token: Token) -> bool {
+        let found = self.peek() == token;
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    /// Whether the current token is this word.
+    fn at_word(&mut self, word: &str) -> bool {
+        self.peek() == Token::Name && {
+            let span = self.here();
+            self.slice(span) == word
+        }
+    }
+
+    fn expect(&mut self, token: Token, purpose: &str) -> Parsed<Span> {
+        if self.peek() == token { Ok(self.advance()) } else { Err(self.unexpected(&format!("{token} {purpose}"))) }
+    }
+
+    /// Reports that something else was expected here.
+    fn unexpected(&mut self, expected: &str) -> Failed {
+        let token = self.peek();
+        let here = self.here();
+        let before = self.previous();
+        let new_line = self.text[before.end as usize..here.start as usize].contains('\n') || token == Token::Newline;
+        let found = match token {
+            Token::Name | Token::Number => {
+                let text: String = self.slice(here).chars().take(40).collect();
+                format!("`{text}`")
+            }
+            Token::Newline | Token::End => token.to_string(),
+            _ if new_line => "the end of the line".to_owned(),
+            _ => token.to_string(),
+        };
+        // what is missing at the end of a line is missing there, not where the next line begins
+        let (place, found) = if new_line && token != Token::End {
+            (Span { start: before.end.saturating_sub(1).max(before.start), end: before.end }, "the end of the line".to_owned())
+        } else {
+            (here, found)
+        };
+        let mut diagnostic = Diagnostic::new("partita::syntax::expected", format!("expected {expected}, found {found}"));
+        diagnostic = diagnostic.label(place, if new_line { "after this" } else { "here" });
+        if let Some((open, span)) = self.open.last().filter(|(_, span)| *span != place) {
+            diagnostic = diagnostic.label(*span, format!("inside this {open}"));
+        }
+        self.diagnostics.push(diagnostic);
+        Failed
+    }
+
+    /// After an error: goes to the end of the line on which the parser gave up, or before a `}`.
+    fn recover(&mut self) {
+        self.open.clear();
+        if self.position > 0 && self.tokens[self.position - 1].0 == Token::Newline {
+            return;
+        }
+        let mut braces = 0usize;
+        loop {
+            match self.tokens[self.position].0 {
+                Token::End | Token::Newline if braces == 0 => return,
+                Token::End => return,
+                // a whole block is skipped with its head, for its lines mean nothing without it
+                Token::OpenBrace => braces += 1,
+                Token::CloseBrace if braces == 0 => return,
+                Token::CloseBrace => braces -= 1,
+                _ => {}
+            }
+            self.position += 1;
+        }
+    }
+
+    /// A name that the user gives to something.
+    fn new_name(&mut self, purpose: &str) -> Parsed<Name> {
+        let name = self.name(purpose)?;
+        if RESERVED.contains(&name.text.as_str()) || name.text == "index" {
+            let diagnostic = Diagnostic::new("partita::syntax::reserved_word", format!("`{}` is a word of the language and names nothing else", name.text))
+                .label(name.span, "choose another name");
+            self.diagnostics.push(diagnostic);
+            return Err(Failed);
+        }
+        Ok(name)
+    }
+
+    fn name(&mut self, purpose: &str) -> Parsed<Name> {
+        let span = self.expect(Token::Name, purpose)?;
+        Ok(Name { text: self.slice(span).to_owned(), span })
+    }
+
+    /// What `item` reads, separated by commas, up to `close`; a trailing comma is fine.
+    fn list<T>(&mut self, close: Token, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+        let mut items = Vec::new();
+        while self.peek() != close {
+            items.push(item(self)?);
+            if self.peek() != close && !self.eat(Token::Comma) {
+                return Err(self.unexpected(&format!("`,` or {close}")));
+            }
+        }
+        self.advance();
+        Ok(items)
+    }
+
+    /// `[a, b, c]`
+    fn axes(&mut self) -> Parsed<Vec<Name>> {
+        self.expect(Token::OpenBracket, "with the tensor's axes, as in `[batch, seq]`")?;
+        self.list(Token::CloseBracket, |parser| parser.name("of an axis"))
+    }
+}

@@ -1,0 +1,326 @@
+//! Statements, one a line.
+
+use super::{Failed, Parsed, Parser, RESERVED};
+use crate::diagnostics::{Diagnostic, did_you_mean};
+use crate::lexer::Token;
+use crate::syntax::{Block, Entry, EntryValue, Letters, Name, Op, Parameter, Statement, StatementKind};
+
+/// Words of statements that stand in no block.
+const TOP_LEVEL: [&str; 8] = ["model", "set", "axis", "input", "block", "op", "loss", "train"];
+
+impl Parser<'_> {
+    /// The statements of the file.
+    pub(super) fn file(&mut self) -> Vec<Statement> {
+        let mut statements = Vec::new();
+        let mut closed_early = 0usize;
+        loop {
+            match self.peek() {
+                Token::End => return statements,
+                Token::Newline => {
+                    self.advance();
+                }
+                Token::CloseBrace => {
+                    let span = self.advance();
+                    if closed_early > 0 {
+                        closed_early -= 1;
+                    } else {
+                        self.diagnostics.push(
+                            Diagnostic::new("partita::syntax::unbalanced", "this `}` closes nothing").label(span, "no `{` is open here"),
+                        );
+                    }
+                }
+                _ => self.line(&mut statements, &mut closed_early, false),
+            }
+        }
+    }
+
+    /// One statement, or a report and the next line.
+    fn line(&mut self, statements: &mut Vec<Statement>, closed_early: &mut usize, within: bool) {
+        let start = self.here();
+        let parsed = self.statement(closed_early).and_then(|kind| {
+            let span = self.since(start);
+            // a body on one line ends with its brace
+            if within && self.peek() == Token::CloseBrace {
+                return Ok(Statement { kind, span });
+            }
+            match self.peek() {
+                Token::Newline | Token::End => Ok(Statement { kind, span }),
+                _ => Err(self.unexpected("the end of the statement")),
+            }
+        });
+        match parsed {
+            Ok(statement) => statements.push(statement),
+            Err(Failed) => self.recover(),
+        }
+    }
+
+    /// `{ ... }` of a block or repeat.
+    fn body(&mut self, closed_early: &mut usize) -> Parsed<Vec<Statement>> {
+        let open = self.expect(Token::OpenBrace, "to open the body")?;
+        self.deeper_body(open, closed_early)
+    }
+
+    fn deeper_body(&mut self, open: partita_ir::graph::Span, closed_early: &mut usize) -> Parsed<Vec<Statement>> {
+        let mut statements = Vec::new();
+        self.depth += 1;
+        if self.depth > 50 {
+            self.depth -= 1;
+            self.diagnostics.push(Diagnostic::new("partita::syntax::too_deep", "bodies are nested too deep").label(open, "here"));
+            return Err(Failed);
+        }
+        loop {
+            match self.peek() {
+                Token::CloseBrace => {
+                    self.advance();
+                    break;
+                }
+                Token::End => {
+                    self.diagnostics.push(
+                        Diagnostic::new("partita::syntax::unbalanced", "the file ends inside a body")
+                            .label(open, "this `{` is never closed")
+                            .help("close it with a `}` on a line of its own"),
+                    );
+                    break;
+                }
+                Token::Newline => {
+                    self.advance();
+                }
+                Token::Name if self.at_top_level_word() => {
+                    let span = self.here();
+                    let word = self.slice(span);
+                    self.diagnostics.push(
+                        Diagnostic::new("partita::syntax::misplaced", format!("`{word}` cannot stand inside a body"))
+                            .label(span, "here")
+                            .label(open, "inside this `{`")
+                            .help(format!("close the body with `}}` before this line, or move the `{word}` line out of it")),
+                    );
+                    *closed_early += 1;
+                    // the statement is read by whoever is outside
+                    self.depth -= 1;
+                    return Ok(statements);
+                }
+                _ => self.line(&mut statements, closed_early, true),
+            }
+        }
+        self.depth -= 1;
+        Ok(statements)
+    }
+
+    /// Whether a statement begins here that stands in no block.
+    fn at_top_level_word(&mut self) -> bool {
+        let span = self.here();
+        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign
+    }
+
+    fn statement(&mut self, closed_early: &mut usize) -> Parsed<StatementKind> {
+        if self.peek() != Token::Name {
+            return Err(self.unexpected("a statement"));
+        }
+        let first = self.here();
+        let word = self.slice(first);
+        if RESERVED.contains(&word) && self.tokens[self.position + 1].0 == Token::Assign {
+            return Err(self.new_name("").map_or_else(|failed| failed, |_| Failed));
+        }
+        match word {
+            "model" => self.headed(|parser| Ok(StatementKind::Model(parser.new_name("for the model")?))),
+            "set" => self.headed(|parser| {
+                let name = parser.new_name("for the setting")?;
+                parser.expect(Token::Assign, "and the setting's default")?;
+                Ok(StatementKind::Set { name, value: parser.expression()? })
+            }),
+            "axis" => self.headed(Self::axis),
+            "input" => self.headed(|parser| {
+                let name = parser.new_name("for the input")?;
+                let axes = parser.axes()?;
+                parser.expect(Token::Colon, "and where the input comes from: `: tokens` or `: next_tokens`")?;
+                Ok(StatementKind::Input { name, axes, source: parser.name("of a source")? })
+            }),
+            "weight" => self.headed(Self::weight),
+            "block" => {
+                self.advance();
+                let name = self.new_name("for the block")?;
+                let parameters = self.parameters()?;
+                let body = self.body(closed_early)?;
+                Ok(StatementKind::Block(Block { name, parameters, body }))
+            }
+            "op" => self.headed(Self::op),
+            "repeat" => {
+                self.advance();
+                let count = self.expression()?;
+                let name = if self.at_word("as") {
+                    self.advance();
+                    Some(self.new_name("for the loop")?)
+                } else {
+                    None
+                };
+                Ok(StatementKind::Repeat { count, name, body: self.body(closed_early)? })
+            }
+            "return" => self.headed(|parser| Ok(StatementKind::Return(parser.expression()?))),
+            "loss" => self.headed(|parser| Ok(StatementKind::Loss(parser.expression()?))),
+            "train" => self.headed(|parser| Ok(StatementKind::Train(parser.train()?))),
+            _ => self.assignment(),
+        }
+    }
+
+    /// A statement behind its first word.
+    fn headed(&mut self, rest: impl FnOnce(&mut Self) -> Parsed<StatementKind>) -> Parsed<StatementKind> {
+        self.advance();
+        rest(self)
+    }
+
+    fn assignment(&mut self) -> Parsed<StatementKind> {
+        if self.tokens[self.position + 1].0 != Token::Assign {
+            let span = self.here();
+            let word = self.slice(span);
+            // a misspelt keyword is followed by a name, an expression without a name by anything else
+            let starts = RESERVED.into_iter().filter(|word| !matches!(*word, "as" | "none"));
+            let help = match self.tokens[self.position + 1].0 {
+                Token::Name => did_you_mean(word, starts, || "write `name = expression`".to_owned()),
+                _ => "give the result a name: `y = ...`".to_owned(),
+            };
+            self.diagnostics.push(
+                Diagnostic::new("partita::syntax::statement", format!("`{}` begins no statement", word.chars().take(40).collect::<String>()))
+                    .label(span, "a statement is `name = expression`, or begins with a word such as `axis` or `weight`")
+                    .help(help),
+            );
+            return Err(Failed);
+        }
+        let name = self.new_name("for the result")?;
+        self.advance();
+        Ok(StatementKind::Assign { name, value: self.expression()? })
+    }
+
+    /// `past = seq : seq`
+    fn axis(&mut self) -> Parsed<StatementKind> {
+        let name = self.new_name("for the axis")?;
+        let size = if self.eat(Token::Assign) { Some(self.expression()?) } else { None };
+        let role = if self.eat(Token::Colon) { Some(self.name("of a role")?) } else { None };
+        Ok(StatementKind::Axis { name, size, role })
+    }
+
+    /// `w[hidden] = normal(0.02)`
+    fn weight(&mut self) -> Parsed<StatementKind> {
+        let name = self.new_name("for the weight")?;
+        let axes = self.axes()?;
+        self.expect(Token::Assign, "and how the weight begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
+        let init = self.name("of a distribution")?;
+        let value = if self.eat(Token::OpenParen) {
+            let value = self.expression()?;
+            self.expect(Token::CloseParen, "to close the parenthesis")?;
+            Some(value)
+        } else {
+            None
+        };
+        Ok(StatementKind::Weight { name, axes, init, value })
+    }
+
+    /// `(x[batch, hidden], rate)`
+    fn parameters(&mut self) -> Parsed<Vec<Parameter>> {
+        self.expect(Token::OpenParen, "with the arguments, as in `(x[batch, seq])`")?;
+        self.list(Token::CloseParen, |parser| {
+            let name = parser.new_name("for the argument")?;
+            let axes = if parser.peek() == Token::OpenBracket { Some(parser.letters()?) } else { None };
+            Ok(Parameter { name, axes })
+        })
+    }
+
+    /// `[.., i, j]`
+    fn letters(&mut self) -> Parsed<Letters> {
+        let start = self.expect(Token::OpenBracket, "with the axes")?;
+        let mut rest = None;
+        let mut count = 0;
+        let entries = self.list(Token::CloseBracket, |parser| {
+            count += 1;
+            if parser.peek() == Token::Dots && rest.is_none() {
+                parser.advance();
+                rest = Some(count - 1);
+                return Ok(None);
+            }
+            parser.name("of an axis, or `..` once").map(Some)
+        })?;
+        let names: Vec<Name> = entries.into_iter().flatten().collect();
+        let span = self.since(start);
+        if rest.is_some_and(|position| position != 0 && position != names.len()) {
+            self.diagnostics.push(
+                Diagnostic::new("partita::syntax::expected", "`..` stands first or last").label(span, "here in the middle"),
+            );
+            return Err(Failed);
+        }
+        Ok(Letters { names, rest, span })
+    }
+
+    /// `distance(a[m, k], b[k, n]) -> [m, n], sum k : other = (a - b) * (a - b)`
+    fn op(&mut self) -> Parsed<StatementKind> {
+        let name = self.new_name("for the operator")?;
+        let parameters = self.parameters()?;
+        self.expect(Token::Arrow, "and the axes of the result, as in `-> [m, n]`")?;
+        let result = self.letters()?;
+        let reduce = if self.eat(Token::Comma) {
+            let word = self.name("of a reduction, as in `sum k`")?;
+            let mut letters = Vec::new();
+            while self.peek() == Token::Name {
+                letters.push(self.name("")?);
+            }
+            if letters.is_empty() {
+                return Err(self.unexpected("the axes that are folded, as in `sum k`"));
+            }
+            Some((word, letters))
+        } else {
+            None
+        };
+        let class = if self.eat(Token::Colon) { Some(self.name("of a class")?) } else { None };
+        self.expect(Token::Assign, "and the expression of one element")?;
+        let value = self.expression()?;
+        Ok(StatementKind::Op(Op { name, parameters, result, reduce, class, value }))
+    }
+
+    /// `{ optimizer adamw(beta1 = 0.9)  lr = 3e-4 ... }`, one entry a line.
+    fn train(&mut self) -> Parsed<Vec<Entry>> {
+        let open = self.expect(Token::OpenBrace, "to open the section")?;
+        let mut entries = Vec::new();
+        loop {
+            match self.peek() {
+                Token::CloseBrace => {
+                    self.advance();
+                    return Ok(entries);
+                }
+                Token::End => {
+                    self.diagnostics.push(
+                        Diagnostic::new("partita::syntax::unbalanced", "the file ends inside the `train` section")
+                            .label(open, "this `{` is never closed")
+                            .help("close it with a `}` on a line of its own"),
+                    );
+                    return Ok(entries);
+                }
+                Token::Newline => {
+                    self.advance();
+                }
+                _ => {
+                    let entry = self.entry().and_then(|entry| match self.peek() {
+                        Token::Newline | Token::CloseBrace | Token::End => Ok(entry),
+                        _ => Err(self.unexpected("the end of the entry")),
+                    });
+                    match entry {
+                        Ok(entry) => entries.push(entry),
+                        Err(Failed) => self.recover(),
+                    }
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self) -> Parsed<Entry> {
+        let start = self.here();
+        let name = self.name("of an entry such as `lr`")?;
+        let value = if self.eat(Token::Assign) {
+            EntryValue::Expr(self.expression()?)
+        } else if self.peek() == Token::Name {
+            let word = self.name("")?;
+            let options = if self.peek() == Token::OpenParen { self.arguments()? } else { Vec::new() };
+            EntryValue::Word { word, options }
+        } else {
+            return Err(self.unexpected("`=` and the entry's value"));
+        };
+        Ok(Entry { name, value, span: self.since(start) })
+    }
+}

@@ -1,0 +1,202 @@
+//! What a model file says, before it is known to make sense.
+
+use partita_ir::graph::Span;
+use partita_ir::scalar::Binary;
+
+/// A name and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub text: String,
+    pub span: Span,
+}
+
+/// A file: its statements in order.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub statements: Vec<Statement>,
+}
+
+/// A statement, from its first word to its last.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub kind: StatementKind,
+    pub span: Span,
+}
+
+#[derive(Debug)]
+pub(crate) enum StatementKind {
+    /// `model gpt`
+    Model(Name),
+    /// `set ffn = 4 * hidden`
+    Set { name: Name, value: Expr },
+    /// `axis past = seq : seq`
+    Axis { name: Name, size: Option<Expr>, role: Option<Name> },
+    /// `input tokens[batch, seq] : tokens`
+    Input { name: Name, axes: Vec<Name>, source: Name },
+    /// `weight w[hidden] = normal(0.02)`
+    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr> },
+    /// `block layer(x[batch, hidden], rate) { ... }`
+    Block(Block),
+    /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
+    Op(Op),
+    /// `x = x + 1`
+    Assign { name: Name, value: Expr },
+    /// `repeat layers as layer { ... }`
+    Repeat { count: Expr, name: Option<Name>, body: Vec<Statement> },
+    /// `return x`
+    Return(Expr),
+    /// `loss cross_entropy[vocab](logits, targets)`
+    Loss(Expr),
+    /// `train { ... }`
+    Train(Vec<Entry>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub name: Name,
+    pub parameters: Vec<Parameter>,
+    pub body: Vec<Statement>,
+}
+
+/// An argument as a block or an operator declares it: a tensor if it has brackets, else a number.
+#[derive(Debug)]
+pub(crate) struct Parameter {
+    pub name: Name,
+    pub axes: Option<Letters>,
+}
+
+impl Parameter {
+    /// From the name to the closing bracket.
+    pub(crate) fn span(&self) -> Span {
+        Span { start: self.name.span.start, end: self.axes.as_ref().map_or(self.name.span.end, |axes| axes.span.end) }
+    }
+}
+
+/// What stands in the brackets of a declared argument or result.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    pub names: Vec<Name>,
+    /// Position of `..` among them: at the front (0) or at the end.
+    pub rest: Option<usize>,
+    pub span: Span,
+}
+
+/// A user's own primitive operator.
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub name: Name,
+    pub parameters: Vec<Parameter>,
+    pub result: Letters,
+    /// How the letters that the result lacks are folded, and which they are.
+    pub reduce: Option<(Name, Vec<Name>)>,
+    pub class: Option<Name>,
+    pub value: Expr,
+}
+
+/// An entry of the `train` section.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub name: Name,
+    pub value: EntryValue,
+    pub span: Span,
+}
+
+#[derive(Debug)]
+pub(crate) enum EntryValue {
+    /// `clip none`, `schedule cosine(warmup = 10, steps = 100)`
+    Word { word: Name, options: Vec<Argument> },
+    /// `lr = 3e-4`
+    Expr(Expr),
+}
+
+/// An expression. Its height bounds every walk over it.
+#[derive(Debug)]
+pub(crate) struct Expr {
+    pub kind: ExprKind,
+    pub span: Span,
+    pub height: u16,
+}
+
+#[derive(Debug)]
+pub(crate) enum ExprKind {
+    /// Text of a number.
+    Number(String),
+    Name(String),
+    Negate(Box<Expr>),
+    Binary(BinaryOp, Box<Expr>, Box<Expr>),
+    /// `einsum[a, b](x, y)`
+    Call(Call),
+    /// `index[axis]`
+    Index(Name),
+    /// `x[hidden -> heads * head_dim, seq = 0 .. 4 -> short]`
+    Bracket(Box<Expr>, Vec<Move>),
+    /// What could not be read; a diagnostic says so.
+    Broken,
+}
+
+/// The operators that stand between their operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Eq,
+    Ne,
+}
+
+impl BinaryOp {
+    /// The scalar operator, and whether its operands change places.
+    pub(crate) fn scalar(self) -> (Binary, bool) {
+        match self {
+            BinaryOp::Add => (Binary::Add, false),
+            BinaryOp::Sub => (Binary::Sub, false),
+            BinaryOp::Mul => (Binary::Mul, false),
+            BinaryOp::Div => (Binary::Div, false),
+            BinaryOp::Lt => (Binary::Lt, false),
+            BinaryOp::Le => (Binary::Le, false),
+            BinaryOp::Gt => (Binary::Lt, true),
+            BinaryOp::Ge => (Binary::Le, true),
+            BinaryOp::Eq => (Binary::Eq, false),
+            BinaryOp::Ne => (Binary::Ne, false),
+        }
+    }
+
+    /// Whether it gives 0 or 1.
+    pub(crate) fn compares(self) -> bool {
+        !matches!(self, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub name: Name,
+    pub axes: Option<Vec<Name>>,
+    pub arguments: Vec<Argument>,
+}
+
+/// `x` or `dropout = 0.1` in the parentheses of a call.
+#[derive(Debug)]
+pub(crate) struct Argument {
+    pub name: Option<Name>,
+    pub value: Expr,
+}
+
+/// One entry in the brackets behind a tensor.
+#[derive(Debug)]
+pub(crate) struct Move {
+    pub from: Vec<Name>,
+    /// `= first .. last`, the last left out.
+    pub range: Option<(Expr, Expr)>,
+    pub to: Vec<Name>,
+    pub span: Span,
+}
+
+/// The smallest span that holds both.
+pub(crate) fn join(a: Span, b: Span) -> Span {
+    Span { start: a.start.min(b.start), end: a.end.max(b.end) }
+}

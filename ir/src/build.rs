@@ -1,0 +1,309 @@
+//! Building graphs: operands are matched by axis, rules follow.
+
+use crate::axis::{Axis, Role};
+use crate::dtype::DType;
+use crate::graph::{
+    Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, Loss, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
+};
+use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
+use crate::rule::{Access, DimAccess, Reduce, Rule};
+use crate::scalar::Expr;
+
+/// A graph under construction. Operators go to the innermost open repeat, else to the open phase.
+#[derive(Debug)]
+pub struct Builder {
+    /// The graph so far.
+    pub graph: Graph,
+    /// Element type of floating-point values.
+    pub float: DType,
+    scopes: Vec<Vec<OpId>>,
+    open_loop: Option<(LoopId, Vec<(ValueId, ValueId)>)>,
+    /// Class that new operators get.
+    pub class: Class,
+    /// Composite that new operators belong to.
+    pub composite: Option<CompositeId>,
+    /// Place in the model file that new operators get.
+    pub span: Option<Span>,
+}
+
+impl Builder {
+    /// An empty graph; floating-point values are of type `float`.
+    pub fn new(name: &str, float: DType) -> Self {
+        let graph = Graph { name: name.to_owned(), ..Graph::default() };
+        Self::resume(graph, float)
+    }
+
+    /// Goes on with a graph: new operators form a new phase at [`Builder::end_phase`].
+    pub fn resume(graph: Graph, float: DType) -> Self {
+        Self { graph, float, scopes: vec![Vec::new()], open_loop: None, class: Class::Other, composite: None, span: None }
+    }
+
+    /// Closes the open phase.
+    pub fn end_phase(&mut self, kind: PhaseKind) {
+        let ops = self.scopes.pop().expect("a phase is open");
+        self.scopes.push(Vec::new());
+        self.graph.phases.push(Phase { kind, ops });
+        self.graph.phases.sort_by_key(|phase| phase.kind);
+    }
+
+    /// The finished model: one forward phase.
+    pub fn finish(mut self) -> Graph {
+        self.end_phase(PhaseKind::Forward);
+        self.graph
+    }
+
+    /// A new axis.
+    pub fn axis(&mut self, name: &str, size: u64, role: Role) -> AxisId {
+        self.graph.axes.push(Axis { name: name.to_owned(), size, role });
+        AxisId::new(self.graph.axes.len() - 1)
+    }
+
+    /// The loop whose body is open.
+    pub fn within(&self) -> Option<LoopId> {
+        self.open_loop.as_ref().map(|(id, _)| *id)
+    }
+
+    fn value(&mut self, name: &str, dtype: DType, dims: Vec<AxisId>, def: Def) -> ValueId {
+        let within = self.within();
+        self.graph.values.push(Value { name: name.to_owned(), ty: Type { dtype, dims }, def, within });
+        ValueId::new(self.graph.values.len() - 1)
+    }
+
+    /// A leaf of any kind, of the floating-point type.
+    pub fn leaf(&mut self, name: &str, dims: &[AxisId], leaf: Leaf) -> ValueId {
+        self.value(name, self.float, dims.to_vec(), Def::Leaf(leaf))
+    }
+
+    /// A parameter; inside a repeat, one instance per iteration.
+    pub fn param(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
+        self.leaf(name, dims, Leaf::Param(init))
+    }
+
+    /// Integer data of the batch.
+    pub fn input(&mut self, name: &str, dims: &[AxisId], source: Source) -> ValueId {
+        self.value(name, DType::I32, dims.to_vec(), Def::Leaf(Leaf::Input(source)))
+    }
+
+    /// The dimensions of a value.
+    pub fn dims(&self, id: ValueId) -> Vec<AxisId> {
+        self.graph.value(id).ty.dims.clone()
+    }
+
+    /// Runs `build` with its operators in a new composite of this name and class.
+    pub fn composite<T>(&mut self, name: &str, class: Class, recompute: bool, build: impl FnOnce(&mut Self) -> T) -> T {
+        let before = (self.class, self.composite);
+        if self.composite.is_none() {
+            self.graph.composites.push(Composite { name: name.to_owned(), recompute });
+            self.composite = Some(CompositeId::new(self.graph.composites.len() - 1));
+        }
+        if self.class == Class::Other {
+            self.class = class;
+        }
+        let out = build(self);
+        (self.class, self.composite) = before;
+        out
+    }
+
+    /// Runs `build` with its operators of this class.
+    pub fn classed<T>(&mut self, class: Class, build: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.class, class);
+        let out = build(self);
+        self.class = before;
+        out
+    }
+
+    /// An operator by its rule; the result has these dimensions.
+    pub fn rule(&mut self, name: &str, rule: Rule, operands: &[ValueId], dims: &[AxisId]) -> ValueId {
+        let op = OpId::new(self.graph.ops.len());
+        let result = self.value(name, self.float, dims.to_vec(), Def::Result(op, 0));
+        self.graph.ops.push(Op {
+            kind: Kind::Map(rule),
+            operands: operands.to_vec(),
+            results: vec![result],
+            class: self.class,
+            composite: self.composite,
+            span: self.span,
+        });
+        self.scopes.last_mut().expect("a scope is open").push(op);
+        result
+    }
+
+    /// The loop space of operands matched by axis: the result's axes first, then the others in order of appearance,
+    /// and where each operand is read.
+    pub fn matched(&self, operands: &[ValueId], dims: &[AxisId]) -> (Vec<AxisId>, Vec<Access>) {
+        let mut factors = dims.to_vec();
+        let mut accesses = Vec::new();
+        for operand in operands {
+            let mut access = Vec::new();
+            for axis in self.dims(*operand) {
+                let factor = factors.iter().position(|known| *known == axis).unwrap_or_else(|| {
+                    factors.push(axis);
+                    factors.len() - 1
+                });
+                access.push(DimAccess::factor(factor));
+            }
+            accesses.push(access);
+        }
+        (factors, accesses)
+    }
+
+    /// An operator on operands matched by axis: factors are `dims`, then the operands' other axes in order of
+    /// appearance, which `reduce` folds.
+    pub fn map(&mut self, name: &str, operands: &[ValueId], dims: &[AxisId], reduce: Option<Reduce>, expr: Expr) -> ValueId {
+        let (factors, accesses) = self.matched(operands, dims);
+        let reduce = if factors.len() == dims.len() { None } else { reduce.or(Some(Reduce::Sum)) };
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        self.rule(name, Rule { factors, operands: accesses, result, reduce, expr }, operands, dims)
+    }
+
+    /// The union of the axes of these values, in order of appearance.
+    pub fn union_dims(&self, values: &[ValueId]) -> Vec<AxisId> {
+        let mut dims = Vec::new();
+        for axis in values.iter().flat_map(|value| self.dims(*value)) {
+            if !dims.contains(&axis) {
+                dims.push(axis);
+            }
+        }
+        dims
+    }
+
+    /// An elementwise operator: the result has the union of the operands' axes.
+    pub fn elementwise(&mut self, name: &str, operands: &[ValueId], expr: Expr) -> ValueId {
+        let dims = self.union_dims(operands);
+        self.map(name, operands, &dims, None, expr)
+    }
+
+    /// The contraction of operands over every axis that is not in `dims`.
+    pub fn einsum(&mut self, name: &str, operands: &[ValueId], dims: &[AxisId]) -> ValueId {
+        let class = if self.class == Class::Other { Class::Contraction } else { self.class };
+        let expr = Expr::product(operands.len());
+        self.classed(class, |b| b.map(name, operands, dims, Some(Reduce::Sum), expr))
+    }
+
+    /// The fold of `value` over `axes`.
+    pub fn fold(&mut self, name: &str, reduce: Reduce, value: ValueId, axes: &[AxisId]) -> ValueId {
+        let dims: Vec<AxisId> = self.dims(value).into_iter().filter(|axis| !axes.contains(axis)).collect();
+        self.map(name, &[value], &dims, Some(reduce), Expr::operand(0))
+    }
+
+    /// The same elements under other axes: each entry says which axes (of equal total size) a dimension becomes.
+    /// Merging is the inverse: `from` lists the axes that each new dimension is made of.
+    pub fn split_axis(&mut self, name: &str, value: ValueId, axis: AxisId, parts: &[AxisId]) -> ValueId {
+        let dims: Vec<AxisId> =
+            self.dims(value).into_iter().flat_map(|dim| if dim == axis { parts.to_vec() } else { vec![dim] }).collect();
+        let sizes: Vec<u64> = dims.iter().map(|dim| self.graph.size(*dim)).collect();
+        let position = |wanted: AxisId| dims.iter().position(|dim| *dim == wanted).expect("the axis was just put there");
+        let access = self
+            .dims(value)
+            .into_iter()
+            .map(|dim| {
+                let factors: Vec<usize> = if dim == axis { parts.iter().map(|part| position(*part)).collect() } else { vec![position(dim)] };
+                DimAccess::merged(&factors, &|factor| sizes[factor])
+            })
+            .collect();
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: vec![access], result, reduce: None, expr: Expr::operand(0) };
+        self.rule(name, rule, &[value], &dims)
+    }
+
+    /// Merges neighbouring dimensions `parts` into `axis`.
+    pub fn merge_axes(&mut self, name: &str, value: ValueId, parts: &[AxisId], axis: AxisId) -> ValueId {
+        let factors = self.dims(value);
+        let sizes: Vec<u64> = factors.iter().map(|dim| self.graph.size(*dim)).collect();
+        let mut dims = Vec::new();
+        let mut result = Vec::new();
+        for (position, dim) in factors.iter().enumerate() {
+            if Some(dim) == parts.first() {
+                let merged: Vec<usize> = (position..position + parts.len()).collect();
+                dims.push(axis);
+                result.push(DimAccess::merged(&merged, &|factor| sizes[factor]));
+            } else if !parts.contains(dim) {
+                dims.push(*dim);
+                result.push(DimAccess::factor(position));
+            }
+        }
+        let access = (0..factors.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors, operands: vec![access], result, reduce: None, expr: Expr::operand(0) };
+        self.rule(name, rule, &[value], &dims)
+    }
+
+    /// The elements `start ..` of `axis`, as many as the new axis `short` has; the same with `start` 0 and an equal
+    /// size renames the axis.
+    pub fn slice(&mut self, name: &str, value: ValueId, axis: AxisId, start: i64, short: AxisId) -> ValueId {
+        let dims: Vec<AxisId> = self.dims(value).into_iter().map(|dim| if dim == axis { short } else { dim }).collect();
+        let mut access: Access = (0..dims.len()).map(DimAccess::factor).collect();
+        for (position, dim) in dims.iter().enumerate() {
+            if *dim == short {
+                access[position].offset = start;
+            }
+        }
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: vec![access], result, reduce: None, expr: Expr::operand(0) };
+        self.rule(name, rule, &[value], &dims)
+    }
+
+    /// Opens a repeat over a new loop; gives what the body sees of the carried values. Repeats do not nest.
+    pub fn begin_repeat(&mut self, name: &str, count: u64, inits: &[ValueId]) -> Vec<ValueId> {
+        self.graph.loops.push(Loop { name: name.to_owned(), count });
+        let over = LoopId::new(self.graph.loops.len() - 1);
+        self.begin_repeat_over(over, inits)
+    }
+
+    /// Opens a repeat over a loop that exists.
+    pub fn begin_repeat_over(&mut self, over: LoopId, inits: &[ValueId]) -> Vec<ValueId> {
+        assert!(self.open_loop.is_none(), "repeats do not nest");
+        self.scopes.push(Vec::new());
+        self.open_loop = Some((over, Vec::new()));
+        inits.iter().map(|init| self.carry(*init)).collect()
+    }
+
+    /// Adds a carried value to the open repeat and gives what the body sees of it.
+    pub fn carry(&mut self, init: ValueId) -> ValueId {
+        let Value { name, ty, .. } = self.graph.value(init).clone();
+        let carried = self.open_loop.as_ref().map_or(0, |(_, carried)| carried.len());
+        let arg = self.value(&name, ty.dtype, ty.dims, Def::Carried(OpId(u32::MAX), carried));
+        self.open_loop.as_mut().expect("a repeat is open").1.push((init, arg));
+        arg
+    }
+
+    /// Closes the repeat; `nexts` are what the body hands to the next iteration. Gives the last values.
+    pub fn end_repeat(&mut self, nexts: &[ValueId], reversed: bool) -> Vec<ValueId> {
+        let (over, args) = self.open_loop.take().expect("a repeat is open");
+        let body = self.scopes.pop().expect("a repeat is open");
+        assert_eq!(args.len(), nexts.len(), "one next value for each carried one");
+        let op = OpId::new(self.graph.ops.len());
+        let mut results = Vec::new();
+        let mut carried = Vec::new();
+        for (position, ((init, arg), next)) in args.into_iter().zip(nexts).enumerate() {
+            self.graph.values[arg.index()].def = Def::Carried(op, position);
+            carried.push(Carried { init, arg, next: *next });
+            let Value { name, ty, .. } = self.graph.value(init).clone();
+            results.push(self.value(&name, ty.dtype, ty.dims, Def::Result(op, position)));
+        }
+        self.graph.ops.push(Op {
+            kind: Kind::Repeat(Repeat { over, reversed, body, carried }),
+            operands: Vec::new(),
+            results: results.clone(),
+            class: Class::Other,
+            composite: None,
+            span: self.span,
+        });
+        self.scopes.last_mut().expect("a scope is open").push(op);
+        results
+    }
+
+    /// Runs `build` in the scope around the open repeat, as if before it.
+    pub fn outside<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let inner = self.scopes.pop().expect("a repeat is open");
+        let open = self.open_loop.take();
+        let out = build(self);
+        self.open_loop = open;
+        self.scopes.push(inner);
+        out
+    }
+
+    /// Declares the loss.
+    pub fn loss(&mut self, sum: ValueId, count: ValueId) {
+        self.graph.loss = Some(Loss { sum, count });
+    }
+}

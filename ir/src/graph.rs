@@ -1,0 +1,419 @@
+//! Graphs: arenas of axes, values, operators and composites, cut into phases.
+
+use serde::{Deserialize, Serialize};
+
+use crate::axis::Axis;
+use crate::dtype::DType;
+use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
+use crate::random;
+use crate::rule::Rule;
+
+/// The element type and the axes of a tensor, outermost first. No axis stands in it twice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Type {
+    /// Element type.
+    pub dtype: DType,
+    /// Axes, outermost first; none for a scalar.
+    pub dims: Vec<AxisId>,
+}
+
+/// How a parameter or state begins.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Every element this value.
+    Constant(f64),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform in ± this bound.
+    Uniform(f64),
+}
+
+impl Init {
+    /// Element `element` (global, row-major) of a value that begins so; `stream` is its own, see
+    /// [`crate::interpret::init_stream`].
+    pub fn element(self, stream: u64, element: u64) -> f64 {
+        match self {
+            Init::Constant(value) => value,
+            Init::Normal(std) => std * random::normal(stream, element),
+            Init::Uniform(bound) => bound * (2.0 * random::uniform(stream, element) - 1.0),
+        }
+    }
+}
+
+/// Where the numbers of an input come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Tokens 0..seq of each sample: dims (batch, seq).
+    Tokens,
+    /// Tokens 1..seq+1 of each sample: dims (batch, seq).
+    NextTokens,
+}
+
+/// A scalar that the run supplies each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supplied {
+    /// Steps done, this one included: 1 at the first.
+    StepNumber,
+}
+
+/// What a leaf holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaf {
+    /// Data of the batch.
+    Input(Source),
+    /// A trained parameter.
+    Param(Init),
+    /// A value kept from step to step that is no parameter (a moment); `of` is the parameter that it belongs to.
+    State {
+        /// First value.
+        init: Init,
+        /// The parameter that it goes with.
+        of: Option<ValueId>,
+        /// Its name among the states of that parameter, such as `m`.
+        slot: String,
+    },
+    /// A scalar that the run supplies.
+    Supplied(Supplied),
+    /// The sum of this value over micro-batches: at rest between them, whole when the last is done.
+    Accumulated(ValueId),
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Def {
+    /// Nothing computes it.
+    Leaf(Leaf),
+    /// Result `.1` of an operator (a repeat has several).
+    Result(OpId, usize),
+    /// Carried value `.1` of a repeat, as its body sees it.
+    Carried(OpId, usize),
+}
+
+/// A value of the graph. One with a `within` stands for one value per iteration of that loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Value {
+    /// Name, unique among leaves.
+    pub name: String,
+    /// Type.
+    pub ty: Type,
+    /// Origin.
+    pub def: Def,
+    /// The loop that it has an instance per iteration of.
+    pub within: Option<LoopId>,
+}
+
+/// What kind of work an operator is, for pins and for the cost model: declared by the operator table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// A contraction: matrix products and gathers.
+    Contraction,
+    /// A normalisation over hidden elements.
+    Norm,
+    /// Dropout.
+    Dropout,
+    /// Part of attention other than its projections.
+    Attention,
+    /// The sum of a residual stream and a branch.
+    Residual,
+    /// Part of the loss.
+    Loss,
+    /// Part of the optimizer.
+    Optimizer,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+impl Class {
+    /// Every class with its word.
+    pub const ALL: [(Class, &'static str); 8] = [
+        (Class::Contraction, "contraction"),
+        (Class::Norm, "norm"),
+        (Class::Dropout, "dropout"),
+        (Class::Attention, "attention"),
+        (Class::Residual, "residual"),
+        (Class::Loss, "loss"),
+        (Class::Optimizer, "optimizer"),
+        (Class::Other, "other"),
+    ];
+
+    /// The word of this class.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|row| row.0 == self).map_or("other", |row| row.1)
+    }
+
+    /// The class that `word` names.
+    pub fn from_word(word: &str) -> Option<Class> {
+        Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
+    }
+}
+
+/// A value that a repeat carries from one iteration to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Its value before the first iteration.
+    pub init: ValueId,
+    /// What the body reads.
+    pub arg: ValueId,
+    /// What the body gives to the next iteration.
+    pub next: ValueId,
+}
+
+/// A block repeated over the iterations of a loop. Its body may read any earlier value; one that has an instance per
+/// iteration of the same loop is read at the same iteration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// The loop.
+    pub over: LoopId,
+    /// Whether it runs from the last iteration to the first (backward).
+    pub reversed: bool,
+    /// The body.
+    pub body: Vec<OpId>,
+    /// Carried values; the repeat's results are their last ones.
+    pub carried: Vec<Carried>,
+}
+
+/// What an operator does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A primitive.
+    Map(Rule),
+    /// A repeated block.
+    Repeat(Repeat),
+}
+
+/// A place in the model file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+/// An operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Op {
+    /// What it does.
+    pub kind: Kind,
+    /// What it reads. For a repeat: nothing (see its carried values and body).
+    pub operands: Vec<ValueId>,
+    /// What it defines.
+    pub results: Vec<ValueId>,
+    /// What kind of work it is.
+    pub class: Class,
+    /// The composite whose body it belongs to.
+    pub composite: Option<CompositeId>,
+    /// Where the model file says so.
+    pub span: Option<Span>,
+}
+
+impl Op {
+    /// The rule of a primitive.
+    pub fn rule(&self) -> Option<&Rule> {
+        match &self.kind {
+            Kind::Map(rule) => Some(rule),
+            Kind::Repeat(_) => None,
+        }
+    }
+
+    /// The single result of a primitive.
+    pub fn result(&self) -> ValueId {
+        self.results[0]
+    }
+}
+
+/// A named group of primitives, such as one softmax: code generation may fuse it, the planner sees its body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Composite {
+    /// Name in the operator table.
+    pub name: String,
+    /// Whether its inner values are computed again in the backward pass instead of saved.
+    pub recompute: bool,
+}
+
+/// A repeated index domain: the layers of a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loop {
+    /// Name, as parameters' instances print it: `layer` gives `layer.0.wq`.
+    pub name: String,
+    /// Iterations.
+    pub count: u64,
+}
+
+/// When the operators of a phase run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseKind {
+    /// Once a micro-batch, for all of them before the first forward pass: what only the data decides.
+    Count,
+    /// Once a step, after `Count`.
+    Seed,
+    /// Once a micro-batch.
+    Forward,
+    /// Once a micro-batch, after its forward pass.
+    Backward,
+    /// Once a step, after the last backward pass.
+    Update,
+}
+
+impl PhaseKind {
+    /// Every phase with its word, in order of execution.
+    pub const ALL: [(PhaseKind, &'static str); 5] = [
+        (PhaseKind::Count, "count"),
+        (PhaseKind::Seed, "seed"),
+        (PhaseKind::Forward, "forward"),
+        (PhaseKind::Backward, "backward"),
+        (PhaseKind::Update, "update"),
+    ];
+
+    /// The word of this phase.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|row| row.0 == self).map_or("", |row| row.1)
+    }
+
+    /// Whether it runs once for every micro-batch.
+    pub fn per_micro_batch(self) -> bool {
+        matches!(self, PhaseKind::Count | PhaseKind::Forward | PhaseKind::Backward)
+    }
+}
+
+/// The operators of one phase, in order of execution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// When they run.
+    pub kind: PhaseKind,
+    /// Top-level operators; those of repeats are in the repeats' bodies.
+    pub ops: Vec<OpId>,
+}
+
+/// At the end of a step `target` becomes `value`. Both have an instance per iteration of one loop, or neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assign {
+    /// A parameter or state.
+    pub target: ValueId,
+    /// Its next value.
+    pub value: ValueId,
+}
+
+/// The loss as (sum, count): the mean is over all micro-batches and ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Sum over valid targets.
+    pub sum: ValueId,
+    /// Number of valid targets.
+    pub count: ValueId,
+}
+
+/// A model as a graph; see the crate's text for what is legal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+pub struct Graph {
+    /// Name of the model.
+    pub name: String,
+    /// Axes.
+    pub axes: Vec<Axis>,
+    /// Values.
+    pub values: Vec<Value>,
+    /// Operators.
+    pub ops: Vec<Op>,
+    /// Composites.
+    pub composites: Vec<Composite>,
+    /// Loops.
+    pub loops: Vec<Loop>,
+    /// Phases in order; a model before differentiation has `Forward` alone.
+    pub phases: Vec<Phase>,
+    /// What the step assigns.
+    pub assigns: Vec<Assign>,
+    /// The loss, if the model has one.
+    pub loss: Option<Loss>,
+    /// Values that the run reports each step (scalars), by name.
+    pub reports: Vec<(String, ValueId)>,
+}
+
+impl Graph {
+    /// An axis.
+    pub fn axis(&self, id: AxisId) -> &Axis {
+        &self.axes[id.index()]
+    }
+    /// The size of an axis.
+    pub fn size(&self, id: AxisId) -> u64 {
+        self.axes[id.index()].size
+    }
+    /// A value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+    /// An operator.
+    pub fn op(&self, id: OpId) -> &Op {
+        &self.ops[id.index()]
+    }
+    /// The shape of a value, outermost dimension first.
+    pub fn shape(&self, id: ValueId) -> Vec<u64> {
+        self.value(id).ty.dims.iter().map(|axis| self.size(*axis)).collect()
+    }
+    /// Elements of a value (of one iteration).
+    pub fn elements(&self, id: ValueId) -> u64 {
+        self.shape(id).iter().product()
+    }
+    /// Sizes of the factors of a rule.
+    pub fn factor_sizes(&self, rule: &Rule) -> Vec<u64> {
+        rule.factors.iter().map(|axis| self.size(*axis)).collect()
+    }
+    /// Iterations that a value or operator within `within` has.
+    pub fn iterations(&self, within: Option<LoopId>) -> u64 {
+        within.map_or(1, |id| self.loops[id.index()].count)
+    }
+    /// The operators of a phase, or none.
+    pub fn phase(&self, kind: PhaseKind) -> &[OpId] {
+        self.phases.iter().find(|phase| phase.kind == kind).map_or(&[], |phase| &phase.ops)
+    }
+    /// The values of every leaf that `wanted` accepts, in order of definition.
+    pub fn leaves<'a>(&'a self, wanted: impl Fn(&Leaf) -> bool + 'a) -> impl Iterator<Item = ValueId> + 'a {
+        self.values.iter().enumerate().filter_map(move |(index, value)| match &value.def {
+            Def::Leaf(leaf) if wanted(leaf) => Some(ValueId::new(index)),
+            _ => None,
+        })
+    }
+    /// The parameters in order of definition.
+    pub fn params(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.leaves(|leaf| matches!(leaf, Leaf::Param(_)))
+    }
+    /// The leaf that a value is.
+    pub fn leaf(&self, id: ValueId) -> Option<&Leaf> {
+        match &self.value(id).def {
+            Def::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+    /// The operator that defines a value.
+    pub fn def_op(&self, id: ValueId) -> Option<OpId> {
+        match self.value(id).def {
+            Def::Result(op, _) => Some(op),
+            _ => None,
+        }
+    }
+    /// The name of a value at an iteration, as checkpoints and programs write it: `layer.3.wq`.
+    pub fn instance_name(&self, id: ValueId, iteration: u64) -> String {
+        let value = self.value(id);
+        match value.within {
+            Some(within) => format!("{}.{iteration}.{}", self.loops[within.index()].name, value.name),
+            None => value.name.clone(),
+        }
+    }
+    /// Calls `visit` for every primitive of a list of operators in order, repeats' bodies once, with its loop.
+    pub fn visit(&self, ops: &[OpId], visit: &mut dyn FnMut(OpId, Option<LoopId>)) {
+        for &id in ops {
+            match &self.op(id).kind {
+                Kind::Map(_) => visit(id, None),
+                Kind::Repeat(repeat) => repeat.body.iter().for_each(|&inner| visit(inner, Some(repeat.over))),
+            }
+        }
+    }
+}

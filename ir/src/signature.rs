@@ -1,0 +1,269 @@
+//! Signatures: what the sharding rule of an operator admits, on one mesh axis and on many.
+//!
+//! Nothing here knows an operator by name. From the rule alone follow, on one mesh axis:
+//! - *replicate*: every operand and the result B;
+//! - *split* a factor: operands that walk it S, the others B; the result S, or P(op) if the factor is folded by op.
+//!   A factor that a dimension walks together with an offset or past its end is whole and cannot be split (a slice),
+//!   nor can the components of a tuple;
+//! - *pass* P(op): an expression that is linear in some operands together passes P(sum) of all of them through a sum
+//!   or no fold; one that is non-decreasing in an operand passes its P(max) and P(min) through the same fold or none;
+//!   a pure move passes every P.
+//!
+//! On a mesh of several axes a signature is any choice for each of them, with an order in which splits of one factor
+//! nest.
+
+use serde::{Deserialize, Serialize};
+
+use crate::axis::Role;
+use crate::graph::Graph;
+use crate::id::OpId;
+use crate::layout::{Layout, Mesh, Partition, Share, Split};
+use crate::rule::{DimAccess, Reduce, Rule};
+use crate::scalar::{Binary, Degree, Expr, Node, Real};
+
+/// What an operator does on one mesh axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// All ranks do the same.
+    Replicate,
+    /// Ranks deal out this factor.
+    Split {
+        /// The factor of the rule.
+        factor: usize,
+        /// How it is dealt out.
+        partition: Partition,
+    },
+    /// The operands in the set are P(op), the others B, and so the result is P(op).
+    Pass {
+        /// The reduction that is pending.
+        op: Reduce,
+        /// The operands that are P, ascending.
+        operands: Vec<usize>,
+    },
+}
+
+/// A choice for every mesh axis of an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Signature {
+    /// One choice for each mesh axis.
+    pub choices: Vec<Choice>,
+    /// Mesh axes in the order in which splits of one dimension nest, outermost first.
+    pub order: Vec<usize>,
+}
+
+/// A rule with the sizes that its graph gives it.
+#[derive(Clone, Debug)]
+pub struct SizedRule<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Sizes of the factors.
+    pub factors: Vec<u64>,
+    /// Shapes of the operands.
+    pub operands: Vec<Vec<u64>>,
+    /// Whether each operand holds floating-point numbers.
+    pub floats: Vec<bool>,
+    /// Shape of the result.
+    pub result: Vec<u64>,
+}
+
+impl<'a> SizedRule<'a> {
+    /// The rule of a primitive of a graph.
+    pub fn of(graph: &'a Graph, op: OpId) -> Option<Self> {
+        let op = graph.op(op);
+        let rule = op.rule()?;
+        Some(Self {
+            rule,
+            factors: graph.factor_sizes(rule),
+            operands: op.operands.iter().map(|operand| graph.shape(*operand)).collect(),
+            floats: op.operands.iter().map(|operand| graph.value(*operand).ty.dtype.is_float()).collect(),
+            result: graph.shape(op.result()),
+        })
+    }
+
+    fn exact(&self, access: &DimAccess, dim: u64) -> bool {
+        access.is_exact(dim, &|factor| self.factors[factor])
+    }
+
+    /// Whether ranks may deal out this factor.
+    pub fn can_split(&self, factor: usize) -> bool {
+        let whole = self.rule.operands.iter().zip(&self.operands).any(|(access, shape)| {
+            access.iter().zip(shape).any(|(dim, size)| dim.terms.iter().any(|term| term.factor == factor) && !self.exact(dim, *size))
+        });
+        let component = self.rule.reduce.is_some_and(Reduce::is_tuple)
+            && self.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == factor));
+        !whole && !component
+    }
+
+    /// Every choice that the rule admits on one mesh axis, replication first.
+    pub fn choices(&self) -> Vec<Choice> {
+        let mut choices = vec![Choice::Replicate];
+        for factor in (0..self.factors.len()).filter(|factor| self.can_split(*factor)) {
+            choices.push(Choice::Split { factor, partition: Partition::Balanced });
+        }
+        choices.extend(self.passes());
+        choices
+    }
+
+    fn passes(&self) -> Vec<Choice> {
+        let rule = self.rule;
+        let candidates: Vec<usize> = (0..rule.operands.len()).filter(|n| self.floats[*n] && rule.expr.reads(*n)).collect();
+        let mut passes = Vec::new();
+        if rule.is_move() {
+            let keeps_components = rule.result.last() == rule.operands[0].last() && !rule.result.is_empty();
+            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components) {
+                let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
+                // what lies outside reads 0, which only a sum takes for nothing
+                if *op == Reduce::Sum || !padded {
+                    passes.push(Choice::Pass { op: *op, operands: vec![0] });
+                }
+            }
+            return passes.into_iter().filter(|_| !candidates.is_empty()).collect();
+        }
+        if matches!(rule.reduce, None | Some(Reduce::Sum)) {
+            for operands in subsets(&candidates) {
+                if rule.expr.degree(&|n| operands.contains(&n)) == Degree::Linear {
+                    passes.push(Choice::Pass { op: Reduce::Sum, operands });
+                }
+            }
+        }
+        for op in [Reduce::Max, Reduce::Min] {
+            if rule.reduce.is_none() || rule.reduce == Some(op) {
+                for operands in subsets(&candidates) {
+                    if passes_extreme(&rule.expr, op, &operands) {
+                        passes.push(Choice::Pass { op, operands });
+                    }
+                }
+            }
+        }
+        if rule.reduce == Some(Reduce::LogSumExp) && rule.expr == Expr::operand(0) {
+            passes.push(Choice::Pass { op: Reduce::LogSumExp, operands: vec![0] });
+        }
+        passes
+    }
+
+    fn stays_inside(&self, access: &DimAccess, dim: u64) -> bool {
+        let reach: i64 = access.terms.iter().map(|term| term.stride * (self.factors[term.factor] as i64 - 1)).sum();
+        access.offset >= 0 && access.offset + reach < dim as i64
+    }
+
+    fn layout(&self, access: &[DimAccess], signature: &Signature, pending: &dyn Fn(&Choice) -> Option<Reduce>) -> Layout {
+        let mut shares = vec![Share::Broadcast; signature.choices.len()];
+        let mut depths = vec![0; access.len()];
+        for &axis in &signature.order {
+            let choice = &signature.choices[axis];
+            if let Some(op) = pending(choice) {
+                shares[axis] = Share::Partial(op);
+            } else if let Choice::Split { factor, partition } = choice {
+                let found = access.iter().enumerate().find_map(|(dim, access)| {
+                    access.terms.iter().find(|term| term.factor == *factor).map(|term| (dim, term.stride))
+                });
+                if let Some((dim, stride)) = found {
+                    let split = Split {
+                        dim,
+                        size: self.factors[*factor],
+                        inner: u64::try_from(stride).expect("an exact access has positive strides"),
+                        depth: depths[dim],
+                        partition: *partition,
+                    };
+                    depths[dim] += 1;
+                    shares[axis] = Share::Split(split);
+                }
+            }
+        }
+        Layout(shares)
+    }
+
+    /// The layout that operand `n` must have.
+    pub fn operand_layout(&self, n: usize, signature: &Signature) -> Layout {
+        self.layout(&self.rule.operands[n], signature, &|choice| match choice {
+            Choice::Pass { op, operands } if operands.contains(&n) => Some(*op),
+            _ => None,
+        })
+    }
+
+    /// The layout that the result has.
+    pub fn result_layout(&self, signature: &Signature) -> Layout {
+        self.layout(&self.rule.result, signature, &|choice| match choice {
+            Choice::Pass { op, .. } => Some(*op),
+            Choice::Split { factor, .. } if !self.rule.keeps(*factor) => self.rule.reduce,
+            _ => None,
+        })
+    }
+
+    /// Whether choices for several axes go together: a value carries one pending reduction at a time, and what is
+    /// pending on one axis must pass the fold that another axis has split. Operands agree with the result: P(op) on
+    /// one axis means a value whose part on every other axis is P(op) or none.
+    pub fn compatible(&self, choices: &[Choice]) -> bool {
+        let pending = |choice: &Choice| match choice {
+            Choice::Pass { op, .. } => Some(*op),
+            Choice::Split { factor, .. } if !self.rule.keeps(*factor) => self.rule.reduce,
+            _ => None,
+        };
+        let mut ops = choices.iter().filter_map(pending);
+        let Some(first) = ops.next() else { return true };
+        // passing P over two axes with different operand sets: each set alone is linear, so fixing the one leaves the
+        // other linear (the sum over both axes separates) — true for products, and the same set is always fine
+        ops.all(|op| op == first)
+    }
+
+    /// How many points of the loop space the busiest rank walks.
+    pub fn largest_work(&self, signature: &Signature, mesh: &Mesh) -> f64 {
+        let mut sizes = self.factors.clone();
+        for &axis in &signature.order {
+            if let Choice::Split { factor, partition } = &signature.choices[axis] {
+                sizes[*factor] = partition.largest(sizes[*factor], mesh.axes[axis].size);
+            }
+        }
+        sizes.iter().map(|size| *size as f64).product()
+    }
+}
+
+/// The partition that a factor of this role gets on an axis whose preference is `preferred`.
+pub fn partition_for(role: Role, preferred: Partition) -> Partition {
+    match (role, preferred) {
+        (Role::Seq, Partition::Zigzag) => Partition::Zigzag,
+        (Role::Batch, Partition::Chunk(length)) => Partition::Chunk(length),
+        _ => Partition::Balanced,
+    }
+}
+
+/// The non-empty subsets of `items`; of more than 6 only single ones and the whole.
+fn subsets(items: &[usize]) -> Vec<Vec<usize>> {
+    if items.len() > 6 {
+        let singles = items.iter().map(|item| vec![*item]);
+        return singles.chain([items.to_vec()]).collect();
+    }
+    (1u32..1 << items.len())
+        .map(|mask| items.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, item)| *item).collect())
+        .collect()
+}
+
+/// Whether P(op) of `operands` passes the expression: it is an `op` of parts, each of which is non-decreasing in at
+/// most one of them.
+fn passes_extreme(expr: &Expr, op: Reduce, operands: &[usize]) -> bool {
+    let joins = if op == Reduce::Max { Binary::Max } else { Binary::Min };
+    let mut parts = vec![expr.root];
+    let mut seen = Vec::new();
+    while let Some(part) = parts.pop() {
+        match expr.nodes[part as usize] {
+            Node::Binary(join, a, b) if join == joins => parts.extend([a, b]),
+            _ => {
+                let leaf = Expr { nodes: expr.nodes.clone(), root: part }.pruned();
+                let of_set: Vec<usize> = operands.iter().copied().filter(|n| leaf.reads(*n)).collect();
+                match of_set[..] {
+                    [] => {}
+                    [n] if leaf.non_decreasing(n) && !hides_infinity(&leaf) => seen.push(n),
+                    _ => return false,
+                }
+            }
+        }
+    }
+    operands.iter().all(|n| seen.contains(n))
+}
+
+/// Multiplying by a literal 0 would turn the identity of a maximum into a NaN.
+fn hides_infinity(expr: &Expr) -> bool {
+    expr.nodes.iter().any(|node| matches!(node, Node::Const(Real(value)) if *value == 0.0))
+        && expr.nodes.iter().any(|node| matches!(node, Node::Binary(Binary::Mul | Binary::Div, ..)))
+}

@@ -1,0 +1,348 @@
+//! The training step as one graph: count, seed, forward, backward, update.
+//!
+//! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
+//! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
+//! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::build::Builder;
+use crate::formula::{Formula, lit, x};
+use crate::grad::{GradError, Recompute, differentiate};
+use crate::graph::{Assign, Class, Def, Graph, Init, Kind, Leaf, Loss, PhaseKind, Supplied};
+use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::rule::Reduce;
+use crate::scalar::{Binary, Expr, Unary};
+use crate::train::{Optimizer, Schedule, Train};
+
+/// What can be chosen about the step's graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Options {
+    /// What backward computes again.
+    pub recompute: Recompute,
+    /// Keep the gradients of the several uses of a parameter apart until the update, so that they meet once a step
+    /// and not once a micro-batch: right where the uses live on different stages.
+    pub meet_in_update: bool,
+}
+
+/// Why a model cannot be trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepError {
+    /// It has no loss.
+    NoLoss,
+    /// Its count of targets depends on parameters.
+    CountDepends(ValueId),
+    /// An operator has no gradient.
+    Grad(GradError),
+}
+
+impl std::fmt::Display for StepError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StepError::NoLoss => f.write_str("the model has no loss: add `loss cross_entropy[...](logits, targets)`"),
+            StepError::CountDepends(value) => {
+                write!(f, "the count of valid targets depends on {value}, which is more than the batch's data decides")
+            }
+            StepError::Grad(error) => error.fmt(f),
+        }
+    }
+}
+impl std::error::Error for StepError {}
+
+/// The training step of a model (a graph with one forward phase and a loss).
+pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<Graph, StepError> {
+    let loss = model.loss.ok_or(StepError::NoLoss)?;
+    let mut b = Builder::resume(model.clone(), train.precision);
+    let count = count_phase(&mut b, loss)?;
+    let scale = x(0).max(lit(1.0));
+    let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
+    let seed = b.classed(Class::Loss, |b| b.map("seed", &[count_total], &[], None, (lit(1.0) / scale.clone()).expr()));
+    b.end_phase(PhaseKind::Seed);
+    let gradients =
+        differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
+    let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
+    b.graph.reports.push(("loss".into(), mean));
+    update_phase(&mut b, train, &gradients);
+    b.graph.loss = None;
+    Ok(compact(&b.graph))
+}
+
+/// Copies what the count needs into a phase of its own.
+fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
+    fn copy(b: &mut Builder, value: ValueId) -> Result<ValueId, StepError> {
+        match b.graph.value(value).def.clone() {
+            Def::Leaf(Leaf::Input(_)) => Ok(value),
+            Def::Result(op, _) if b.graph.op(op).rule().is_some() => {
+                let op = b.graph.op(op).clone();
+                let operands = op.operands.iter().map(|operand| copy(b, *operand)).collect::<Result<Vec<_>, _>>()?;
+                let rule = op.rule().expect("a primitive").clone();
+                let (name, dims) = (b.graph.value(value).name.clone(), b.dims(value));
+                b.span = op.span;
+                Ok(b.classed(op.class, |b| b.rule(&name, rule, &operands, &dims)))
+            }
+            _ => Err(StepError::CountDepends(value)),
+        }
+    }
+    let count = copy(b, loss.count)?;
+    b.end_phase(PhaseKind::Count);
+    Ok(count)
+}
+
+/// The schedule's factor times the rate, of the step number.
+fn learning_rate(train: &Train) -> Formula {
+    let step = x(0);
+    let (warmup, steps, min) = match train.schedule {
+        Schedule::Constant => return lit(train.lr),
+        Schedule::Cosine { warmup, steps, min } | Schedule::Linear { warmup, steps, min } => (warmup as f64, steps as f64, min),
+    };
+    let span = (steps - warmup).max(1.0);
+    let progress = step.clone().at_most(lit(steps)).select((step.clone() - lit(warmup)) / lit(span), lit(1.0)).min(lit(1.0));
+    let left = match train.schedule {
+        Schedule::Cosine { .. } => lit(0.5) * (lit(1.0) + (lit(std::f64::consts::PI) * progress).unary(Unary::Cos)),
+        _ => lit(1.0) - progress,
+    };
+    let rise = step.clone() / lit(warmup.max(1.0));
+    let factor = step.below(lit(warmup)).select(rise, lit(min) + lit(1.0 - min) * left);
+    lit(train.lr) * factor
+}
+
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>) {
+    b.class = Class::Optimizer;
+    b.composite = None;
+    b.span = None;
+    let step = b.leaf("step", &[], Leaf::Supplied(Supplied::StepNumber));
+    let lr = b.map("lr", &[step], &[], None, learning_rate(train).expr());
+    let outer: Vec<ValueId> = gradients.keys().copied().filter(|param| b.graph.value(*param).within.is_none()).collect();
+    let loops: BTreeSet<LoopId> = gradients.keys().filter_map(|param| b.graph.value(*param).within).collect();
+    let inside = |b: &Builder, id: LoopId| -> Vec<ValueId> {
+        gradients.keys().copied().filter(|param| b.graph.value(*param).within == Some(id)).collect()
+    };
+    // the gradients at rest between micro-batches, and the norm of all of them together
+    let mut totals: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    let square = (x(0) * x(0)).expr();
+    let mut squares = Vec::new();
+    for param in &outer {
+        let total = gradient_at_rest(b, *param, &gradients[param]);
+        squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+        totals.insert(*param, total);
+    }
+    let mut norm = match squares[..] {
+        [] => b.map("zero", &[], &[], None, Expr::constant(0.0)),
+        _ => b.map("squares", &squares, &[], None, Expr::sum(squares.len())),
+    };
+    for id in &loops {
+        let so_far = b.begin_repeat_over(*id, &[norm])[0];
+        let mut squares = vec![so_far];
+        for param in inside(b, *id) {
+            let total = gradient_at_rest(b, param, &gradients[&param]);
+            squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+            totals.insert(param, total);
+        }
+        let next = b.map("squares", &squares, &[], None, Expr::sum(squares.len()));
+        norm = b.end_repeat(&[next], false)[0];
+    }
+    let norm = b.map("grad_norm", &[norm], &[], None, x(0).sqrt().expr());
+    b.graph.reports.push(("grad_norm".into(), norm));
+    b.graph.reports.push(("lr".into(), lr));
+    let scale = train.clip.map(|limit| {
+        let ratio = lit(limit) / (x(0) + lit(1e-6));
+        b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
+    });
+    let corrections = match train.optimizer {
+        Optimizer::AdamW { beta1, beta2, .. } => {
+            let mut correction = |beta: f64| {
+                let expr = (lit(1.0) - lit(beta).binary(Binary::Pow, x(0))).expr();
+                b.map("correction", &[step], &[], None, expr)
+            };
+            Some((correction(beta1), correction(beta2)))
+        }
+        Optimizer::Sgd { .. } => None,
+    };
+    for param in outer {
+        update(b, train, param, totals[&param], lr, scale, corrections);
+    }
+    for id in loops {
+        b.begin_repeat_over(id, &[]);
+        for param in inside(b, id) {
+            update(b, train, param, totals[&param], lr, scale, corrections);
+        }
+        b.end_repeat(&[], false);
+    }
+    b.end_phase(PhaseKind::Update);
+}
+
+/// The gradient of a parameter, whole when the last micro-batch is done.
+fn gradient_at_rest(b: &mut Builder, param: ValueId, parts: &[ValueId]) -> ValueId {
+    let name = b.graph.value(param).name.clone();
+    let dims = b.dims(param);
+    let rest: Vec<ValueId> = parts
+        .iter()
+        .enumerate()
+        .map(|(n, part)| {
+            let suffix = if n == 0 { String::new() } else { format!(".{n}") };
+            b.leaf(&format!("{name}.grad{suffix}"), &dims, Leaf::Accumulated(*part))
+        })
+        .collect();
+    match rest[..] {
+        [only] => only,
+        _ => b.map("meet", &rest, &dims, None, Expr::sum(rest.len())),
+    }
+}
+
+fn update(
+    b: &mut Builder,
+    train: &Train,
+    param: ValueId,
+    gradient: ValueId,
+    lr: ValueId,
+    scale: Option<ValueId>,
+    corrections: Option<(ValueId, ValueId)>,
+) {
+    let name = b.graph.value(param).name.clone();
+    let dims = b.dims(param);
+    let state = |b: &mut Builder, slot: &str| {
+        let leaf = Leaf::State { init: Init::Constant(0.0), of: Some(param), slot: slot.to_owned() };
+        b.leaf(&format!("{name}.{slot}"), &dims, leaf)
+    };
+    // operand 1 is the gradient, operand 2 the clipping factor if there is one
+    let mut read = vec![gradient];
+    read.extend(scale);
+    let clipped = |first: usize| if scale.is_some() { x(first) * x(first + 1) } else { x(first) };
+    let assign = |b: &mut Builder, target: ValueId, value: ValueId| b.graph.assigns.push(Assign { target, value });
+    match (train.optimizer, corrections) {
+        (Optimizer::AdamW { beta1, beta2, eps, decay }, Some((first, second))) => {
+            let (m, v) = (state(b, "m"), state(b, "v"));
+            let operands = |state: ValueId| [&[state], &read[..]].concat();
+            let g = clipped(1);
+            let next_m = b.map("m", &operands(m), &dims, None, (lit(beta1) * x(0) + lit(1.0 - beta1) * g.clone()).expr());
+            let next_v = b.map("v", &operands(v), &dims, None, (lit(beta2) * x(0) + lit(1.0 - beta2) * (g.clone() * g)).expr());
+            // p (1 − lr decay) − lr (m/c1) / (√(v/c2) + eps), operands p m v lr c1 c2
+            let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
+            let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(3) * direction;
+            let next = b.map(&name, &[param, next_m, next_v, lr, first, second], &dims, None, next.expr());
+            assign(b, m, next_m);
+            assign(b, v, next_v);
+            assign(b, param, next);
+        }
+        (Optimizer::Sgd { momentum, decay }, _) => {
+            let direction = if momentum == 0.0 {
+                let next = b.map("clipped", &read, &dims, None, clipped(0).expr());
+                (next, None)
+            } else {
+                let m = state(b, "m");
+                let operands = [&[m], &read[..]].concat();
+                (b.map("m", &operands, &dims, None, (lit(momentum) * x(0) + clipped(1)).expr()), Some(m))
+            };
+            let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * x(1);
+            let next = b.map(&name, &[param, direction.0, lr], &dims, None, next.expr());
+            if let Some(m) = direction.1 {
+                assign(b, m, direction.0);
+            }
+            assign(b, param, next);
+        }
+        (Optimizer::AdamW { .. }, None) => unreachable!("AdamW comes with its corrections"),
+    }
+}
+
+/// The graph without what nothing needs: not for an assignment, a report or the loss.
+pub fn compact(graph: &Graph) -> Graph {
+    let live = Live::of(graph);
+    let mut out = Graph {
+        name: graph.name.clone(),
+        axes: graph.axes.clone(),
+        composites: graph.composites.clone(),
+        loops: graph.loops.clone(),
+        ..Graph::default()
+    };
+    let mut values: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    for value in live.values.iter().copied() {
+        values.insert(value, ValueId::new(values.len()));
+    }
+    let ops: BTreeMap<OpId, OpId> = live.ops.iter().enumerate().map(|(new, old)| (*old, OpId::new(new))).collect();
+    let keep_ops = |list: &[OpId]| list.iter().filter_map(|op| ops.get(op).copied()).collect::<Vec<_>>();
+    // carried values that nothing needs leave their repeat
+    let mut positions: BTreeMap<(OpId, usize), usize> = BTreeMap::new();
+    for old in &live.ops {
+        let mut op = graph.op(*old).clone();
+        if let Kind::Repeat(repeat) = &mut op.kind {
+            let kept: Vec<usize> = (0..repeat.carried.len()).filter(|n| values.contains_key(&repeat.carried[*n].arg)).collect();
+            for (new, old_position) in kept.iter().enumerate() {
+                positions.insert((*old, *old_position), new);
+            }
+            repeat.carried = kept.iter().map(|n| repeat.carried[*n]).collect();
+            op.results = kept.iter().map(|n| op.results[*n]).collect();
+            repeat.body = keep_ops(&repeat.body);
+            for carried in &mut repeat.carried {
+                for value in [&mut carried.init, &mut carried.arg, &mut carried.next] {
+                    *value = values[value];
+                }
+            }
+        }
+        op.operands.iter_mut().chain(&mut op.results).for_each(|value| *value = values[value]);
+        out.ops.push(op);
+    }
+    for old in values.keys() {
+        let mut value = graph.value(*old).clone();
+        match &mut value.def {
+            Def::Leaf(Leaf::Accumulated(source)) => *source = values[source],
+            Def::Leaf(Leaf::State { of, .. }) => *of = of.and_then(|of| values.get(&of).copied()),
+            Def::Leaf(_) => {}
+            Def::Result(op, n) | Def::Carried(op, n) => {
+                *n = positions.get(&(*op, *n)).copied().unwrap_or(*n);
+                *op = ops[op];
+            }
+        }
+        out.values.push(value);
+    }
+    out.phases = graph.phases.clone();
+    out.phases.iter_mut().for_each(|phase| phase.ops = keep_ops(&phase.ops));
+    out.assigns = graph.assigns.iter().map(|assign| Assign { target: values[&assign.target], value: values[&assign.value] }).collect();
+    out.reports = graph.reports.iter().map(|(name, value)| (name.clone(), values[value])).collect();
+    out.loss = graph.loss.map(|loss| Loss { sum: values[&loss.sum], count: values[&loss.count] });
+    out
+}
+
+#[derive(Default)]
+struct Live {
+    values: BTreeSet<ValueId>,
+    ops: BTreeSet<OpId>,
+}
+
+impl Live {
+    fn of(graph: &Graph) -> Live {
+        let mut live = Live::default();
+        let mut todo: Vec<ValueId> = graph.assigns.iter().flat_map(|assign| [assign.target, assign.value]).collect();
+        todo.extend(graph.reports.iter().map(|(_, value)| *value));
+        todo.extend(graph.loss.iter().flat_map(|loss| [loss.sum, loss.count]));
+        // bodies' operators belong to a repeat, which then is needed too
+        let mut owner: BTreeMap<OpId, OpId> = BTreeMap::new();
+        for (index, op) in graph.ops.iter().enumerate() {
+            if let Kind::Repeat(repeat) = &op.kind {
+                repeat.body.iter().for_each(|inner| drop(owner.insert(*inner, OpId::new(index))));
+            }
+        }
+        while let Some(value) = todo.pop() {
+            if !live.values.insert(value) {
+                continue;
+            }
+            match &graph.value(value).def {
+                Def::Leaf(Leaf::Accumulated(source)) => todo.push(*source),
+                Def::Leaf(Leaf::State { of, .. }) => todo.extend(*of),
+                Def::Leaf(_) => {}
+                Def::Result(op, n) | Def::Carried(op, n) => {
+                    live.ops.insert(*op);
+                    live.ops.extend(owner.get(op));
+                    match &graph.op(*op).kind {
+                        Kind::Map(_) => todo.extend(&graph.op(*op).operands),
+                        Kind::Repeat(repeat) => {
+                            let carried = repeat.carried[*n];
+                            todo.extend([carried.init, carried.arg, carried.next, graph.op(*op).results[*n]]);
+                        }
+                    }
+                }
+            }
+        }
+        live
+    }
+}

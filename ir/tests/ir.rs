@@ -1,0 +1,7 @@
+//! Tests of the representation: the interpreter on small cases done by hand, the verifier rule by rule, the text form.
+
+mod ir {
+    mod interpret;
+    mod library;
+    mod support;
+}
