@@ -14,8 +14,7 @@ use crate::diagnostics::{Diagnostic, Diagnostics, plural};
 #[derive(Logos, Clone, Copy, Debug, PartialEq, Eq)]
 #[logos(skip r"[ \t\r\f\u{FEFF}]+")]
 #[logos(skip(r"#[^\n]*", allow_greedy = true))]
-#[expect(missing_docs, reason = "each variant is what its pattern says")]
-pub enum Token {
+pub(crate) enum Token {
     #[token("\n")]
     Newline,
     #[regex(r"[A-Za-z_][A-Za-z0-9_]*")]
@@ -101,7 +100,7 @@ impl fmt::Display for Token {
 }
 
 /// The tokens of `text`, with [`Token::End`] last. Characters that begin no token are reported and left out.
-pub fn lex(text: &str, diagnostics: &mut Diagnostics) -> Vec<(Token, Span)> {
+pub(crate) fn lex(text: &str, diagnostics: &mut Diagnostics) -> Vec<(Token, Span)> {
     let at = |position: usize| u32::try_from(position).expect("the size of the text was checked");
     let mut tokens = Vec::new();
     let mut strange: Option<Span> = None;

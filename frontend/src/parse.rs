@@ -30,12 +30,16 @@ pub(crate) struct Parser<'a> {
     open: Vec<(Token, Span)>,
     /// How deep the descent is.
     depth: u16,
+    /// Bodies that were closed before their `}`, which is still to come.
+    closed_early: usize,
+    /// Where the last of them was closed.
+    closed_at: Option<usize>,
     diagnostics: &'a mut Diagnostics,
 }
 
 /// Reads a file.
 pub(crate) fn parse(text: &str, tokens: Vec<(Token, Span)>, diagnostics: &mut Diagnostics) -> File {
-    let mut parser = Parser { text, tokens, position: 0, open: Vec::new(), depth: 0, diagnostics };
+    let mut parser = Parser { text, tokens, position: 0, open: Vec::new(), depth: 0, closed_early: 0, closed_at: None, diagnostics };
     File { statements: parser.file() }
 }
 
@@ -137,10 +141,11 @@ impl<'a> Parser<'a> {
         Failed
     }
 
-    /// After an error: goes to the end of the line on which the parser gave up, or before a `}`.
-    fn recover(&mut self) {
+    /// After an error in the statement that began at token `first`: goes to the end of the line on which the parser
+    /// gave up, or before a `}`.
+    fn recover(&mut self, first: usize) {
         self.open.clear();
-        if self.position > 0 && self.tokens[self.position - 1].0 == Token::Newline {
+        if self.position > first && self.tokens[self.position - 1].0 == Token::Newline {
             return;
         }
         let mut braces = 0usize;

@@ -130,8 +130,6 @@ pub(crate) enum ExprKind {
     Index(Name),
     /// `x[hidden -> heads * head_dim, seq = 0 .. 4 -> short]`
     Bracket(Box<Expr>, Vec<Move>),
-    /// What could not be read; a diagnostic says so.
-    Broken,
 }
 
 /// The operators that stand between their operands.

@@ -379,27 +379,29 @@ impl Expr {
         placed[other.root as usize]
     }
 
-    /// The same expression without the nodes that its root does not need.
+    /// The same expression with only the nodes that its root needs, in the order in which one meets them reading the
+    /// formula. So formulas that read the same are equal.
     pub fn pruned(&self) -> Expr {
-        let mut live = vec![false; self.nodes.len()];
-        live[self.root as usize] = true;
-        for id in (0..self.nodes.len()).rev() {
-            if live[id] {
-                self.nodes[id].inputs().for_each(|input| live[input as usize] = true);
-            }
-        }
-        let mut placed = vec![0; self.nodes.len()];
+        let mut placed: Vec<Option<NodeId>> = vec![None; self.nodes.len()];
         let mut out = Expr::default();
-        for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| live[*id]) {
-            let at = |a: &NodeId| placed[*a as usize];
-            placed[id] = match node {
-                Node::Unary(op, a) => out.push(Node::Unary(*op, at(a))),
-                Node::Binary(op, a, b) => out.push(Node::Binary(*op, at(a), at(b))),
-                Node::Select(c, a, b) => out.push(Node::Select(at(c), at(a), at(b))),
-                leaf => out.push(leaf.clone()),
+        let mut open = vec![self.root];
+        while let Some(&id) = open.last() {
+            let node = &self.nodes[id as usize];
+            if let Some(input) = node.inputs().find(|input| placed[*input as usize].is_none()) {
+                open.push(input);
+                continue;
+            }
+            let at = |a: &NodeId| placed[*a as usize].expect("its inputs are placed");
+            let new = match node {
+                Node::Unary(op, a) => Node::Unary(*op, at(a)),
+                Node::Binary(op, a, b) => Node::Binary(*op, at(a), at(b)),
+                Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
+                leaf => leaf.clone(),
             };
+            placed[id as usize] = Some(out.push(new));
+            open.pop();
         }
-        out.root = placed[self.root as usize];
+        out.root = placed[self.root as usize].expect("the root is placed last");
         out
     }
 

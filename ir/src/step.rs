@@ -319,7 +319,7 @@ impl Live {
         let mut owner: BTreeMap<OpId, OpId> = BTreeMap::new();
         for (index, op) in graph.ops.iter().enumerate() {
             if let Kind::Repeat(repeat) = &op.kind {
-                repeat.body.iter().for_each(|inner| drop(owner.insert(*inner, OpId::new(index))));
+                owner.extend(repeat.body.iter().map(|inner| (*inner, OpId::new(index))));
             }
         }
         while let Some(value) = todo.pop() {

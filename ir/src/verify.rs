@@ -28,7 +28,7 @@
 //! - `arity`: a primitive has as many operands as its rule and one result, a repeat no operands and as many results as carried values.
 //! - `rank`: an access has one entry for each dimension.
 //! - `factor_range`: accesses and expressions name factors that the rule has.
-//! - `factor_unused`: every factor is walked by the result or an operand.
+//! - `factor_unused`: the result, an operand or the expression reads every factor.
 //! - `factor_twice`: the result walks no factor twice.
 //! - `result_exact`: the factors of a result's dimension walk it exactly.
 //! - `reduce`: there is a reduction if and only if a factor is not in the result.

@@ -3,5 +3,9 @@
 mod ir {
     mod interpret;
     mod library;
+    mod sample;
     mod support;
+    mod text;
+    mod training;
+    mod verify;
 }

@@ -1,1 +1,16 @@
-//! planner
+//! The planner.
+
+pub mod catalogue;
+pub mod cluster;
+pub mod cost;
+pub mod evaluate;
+pub mod layouts;
+pub mod mesh;
+mod nearest;
+pub mod pins;
+pub mod plan;
+pub mod search;
+pub mod solver;
+pub mod stages;
+pub mod strategy;
+pub mod units;

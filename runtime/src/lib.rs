@@ -1,1 +1,7 @@
 //! runtime
+pub mod comm;
+pub mod data;
+pub mod kernel;
+mod mapped;
+pub mod pool;
+pub mod store;

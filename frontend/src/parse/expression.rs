@@ -216,7 +216,7 @@ impl Parser<'_> {
         if height > TALLEST { Err(self.too_deep(span)) } else { Ok(Expr { kind, span, height }) }
     }
 
-    fn deeper<T>(&mut self, start: Span, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+    pub(super) fn deeper<T>(&mut self, start: Span, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth >= TALLEST {
             return Err(self.too_deep(start));
         }

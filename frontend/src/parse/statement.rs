@@ -1,5 +1,7 @@
 //! Statements, one a line.
 
+use partita_ir::graph::Span;
+
 use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::Token;
@@ -12,7 +14,6 @@ impl Parser<'_> {
     /// The statements of the file.
     pub(super) fn file(&mut self) -> Vec<Statement> {
         let mut statements = Vec::new();
-        let mut closed_early = 0usize;
         loop {
             match self.peek() {
                 Token::End => return statements,
@@ -21,58 +22,53 @@ impl Parser<'_> {
                 }
                 Token::CloseBrace => {
                     let span = self.advance();
-                    if closed_early > 0 {
-                        closed_early -= 1;
+                    if self.closed_early > 0 {
+                        self.closed_early -= 1;
                     } else {
                         self.diagnostics.push(
                             Diagnostic::new("partita::syntax::unbalanced", "this `}` closes nothing").label(span, "no `{` is open here"),
                         );
                     }
                 }
-                _ => self.line(&mut statements, &mut closed_early, false),
+                _ => self.line(&mut statements, false),
             }
         }
     }
 
     /// One statement, or a report and the next line.
-    fn line(&mut self, statements: &mut Vec<Statement>, closed_early: &mut usize, within: bool) {
+    fn line(&mut self, statements: &mut Vec<Statement>, within: bool) {
         let start = self.here();
-        let parsed = self.statement(closed_early).and_then(|kind| {
+        let first = self.position;
+        let parsed = self.statement().and_then(|kind| {
             let span = self.since(start);
-            // a body on one line ends with its brace
-            if within && self.peek() == Token::CloseBrace {
-                return Ok(Statement { kind, span });
-            }
             match self.peek() {
                 Token::Newline | Token::End => Ok(Statement { kind, span }),
+                // a body on one line ends with its brace; one that was closed early ends where it was
+                Token::CloseBrace if within => Ok(Statement { kind, span }),
+                _ if self.closed_at == Some(self.position) => Ok(Statement { kind, span }),
                 _ => Err(self.unexpected("the end of the statement")),
             }
         });
         match parsed {
             Ok(statement) => statements.push(statement),
-            Err(Failed) => self.recover(),
+            Err(Failed) => self.recover(first),
         }
     }
 
     /// `{ ... }` of a block or repeat.
-    fn body(&mut self, closed_early: &mut usize) -> Parsed<Vec<Statement>> {
+    fn body(&mut self) -> Parsed<Vec<Statement>> {
         let open = self.expect(Token::OpenBrace, "to open the body")?;
-        self.deeper_body(open, closed_early)
+        self.deeper(open, |parser| Ok(parser.statements(open)))
     }
 
-    fn deeper_body(&mut self, open: partita_ir::graph::Span, closed_early: &mut usize) -> Parsed<Vec<Statement>> {
+    /// Statements up to the `}` that closes `open`.
+    fn statements(&mut self, open: Span) -> Vec<Statement> {
         let mut statements = Vec::new();
-        self.depth += 1;
-        if self.depth > 50 {
-            self.depth -= 1;
-            self.diagnostics.push(Diagnostic::new("partita::syntax::too_deep", "bodies are nested too deep").label(open, "here"));
-            return Err(Failed);
-        }
         loop {
             match self.peek() {
                 Token::CloseBrace => {
                     self.advance();
-                    break;
+                    return statements;
                 }
                 Token::End => {
                     self.diagnostics.push(
@@ -80,30 +76,36 @@ impl Parser<'_> {
                             .label(open, "this `{` is never closed")
                             .help("close it with a `}` on a line of its own"),
                     );
-                    break;
+                    return statements;
                 }
                 Token::Newline => {
                     self.advance();
                 }
                 Token::Name if self.at_top_level_word() => {
-                    let span = self.here();
-                    let word = self.slice(span);
-                    self.diagnostics.push(
-                        Diagnostic::new("partita::syntax::misplaced", format!("`{word}` cannot stand inside a body"))
-                            .label(span, "here")
-                            .label(open, "inside this `{`")
-                            .help(format!("close the body with `}}` before this line, or move the `{word}` line out of it")),
-                    );
-                    *closed_early += 1;
                     // the statement is read by whoever is outside
-                    self.depth -= 1;
-                    return Ok(statements);
+                    self.close_early(open);
+                    return statements;
                 }
-                _ => self.line(&mut statements, closed_early, true),
+                _ => self.line(&mut statements, true),
             }
         }
-        self.depth -= 1;
-        Ok(statements)
+    }
+
+    /// Reports that the body of `open` meets a statement that belongs outside, once for all bodies that it is in.
+    fn close_early(&mut self, open: Span) {
+        self.closed_early += 1;
+        if self.closed_at == Some(self.position) {
+            return;
+        }
+        self.closed_at = Some(self.position);
+        let span = self.here();
+        let word = self.slice(span);
+        self.diagnostics.push(
+            Diagnostic::new("partita::syntax::misplaced", format!("`{word}` cannot stand inside a body"))
+                .label(span, "here")
+                .label(open, "inside this `{`")
+                .help(format!("close the body with `}}` before this line, or move the `{word}` line out of it")),
+        );
     }
 
     /// Whether a statement begins here that stands in no block.
@@ -112,7 +114,7 @@ impl Parser<'_> {
         TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign
     }
 
-    fn statement(&mut self, closed_early: &mut usize) -> Parsed<StatementKind> {
+    fn statement(&mut self) -> Parsed<StatementKind> {
         if self.peek() != Token::Name {
             return Err(self.unexpected("a statement"));
         }
@@ -140,7 +142,7 @@ impl Parser<'_> {
                 self.advance();
                 let name = self.new_name("for the block")?;
                 let parameters = self.parameters()?;
-                let body = self.body(closed_early)?;
+                let body = self.body()?;
                 Ok(StatementKind::Block(Block { name, parameters, body }))
             }
             "op" => self.headed(Self::op),
@@ -153,7 +155,7 @@ impl Parser<'_> {
                 } else {
                     None
                 };
-                Ok(StatementKind::Repeat { count, name, body: self.body(closed_early)? })
+                Ok(StatementKind::Repeat { count, name, body: self.body()? })
             }
             "return" => self.headed(|parser| Ok(StatementKind::Return(parser.expression()?))),
             "loss" => self.headed(|parser| Ok(StatementKind::Loss(parser.expression()?))),
@@ -296,13 +298,14 @@ impl Parser<'_> {
                     self.advance();
                 }
                 _ => {
+                    let first = self.position;
                     let entry = self.entry().and_then(|entry| match self.peek() {
                         Token::Newline | Token::CloseBrace | Token::End => Ok(entry),
                         _ => Err(self.unexpected("the end of the entry")),
                     });
                     match entry {
                         Ok(entry) => entries.push(entry),
-                        Err(Failed) => self.recover(),
+                        Err(Failed) => self.recover(first),
                     }
                 }
             }

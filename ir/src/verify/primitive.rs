@@ -39,9 +39,8 @@ fn primitive(report: &mut Report<'_>, at: Place, op: &Op, rule: &Rule) {
         return;
     }
     for (factor, axis) in rule.factors.iter().enumerate() {
-        report.check(named.contains(&factor), Code::FactorUnused, at, || {
-            format!("neither result nor operand walks factor {factor} `{}`", graph.axis(*axis).name)
-        });
+        let used = named.contains(&factor) || rule.expr.nodes.iter().any(|node| reads_factor(node, factor));
+        report.check(used, Code::FactorUnused, at, || format!("nothing reads factor {factor} `{}`", graph.axis(*axis).name));
     }
     let sizes = graph.factor_sizes(rule);
     let dims: Vec<&DimAccess> = accesses.iter().flat_map(|(access, _)| access.iter()).collect();
@@ -77,10 +76,14 @@ fn result(report: &mut Report<'_>, at: Place, op: &Op, rule: &Rule, sizes: &[u64
 }
 
 fn reduction(report: &mut Report<'_>, at: Place, rule: &Rule, sizes: &[u64]) {
-    let reduced = rule.reduced().len();
-    report.check(rule.reduce.is_some() == (reduced > 0), Code::Reduce, at, || match rule.reduce {
+    let reduced = rule.reduced();
+    let graph = report.graph;
+    report.check(rule.reduce.is_some() != reduced.is_empty(), Code::Reduce, at, || match rule.reduce {
         Some(reduce) => format!("it reduces by {}, but its result has every factor", reduce.word()),
-        None => format!("its result lacks {reduced} factors, but nothing says how they are reduced"),
+        None => {
+            let names: Vec<_> = reduced.iter().map(|factor| format!("`{}`", graph.axis(rule.factors[*factor]).name)).collect();
+            format!("its result lacks factors {}, but nothing says how they are reduced", names.join(", "))
+        }
     });
     if let Some(reduce) = rule.reduce.filter(|reduce| reduce.is_tuple()) {
         let single = rule.result.last().and_then(|dim| if let [term] = dim.terms[..] { Some(sizes[term.factor]) } else { None });
@@ -110,6 +113,14 @@ fn expression(report: &mut Report<'_>, at: Place, expr: &Expr, rule: &Rule) {
             }
             Node::Const(_) | Node::Unary(..) | Node::Binary(..) | Node::Select(..) => {}
         }
+    }
+}
+
+fn reads_factor(node: &Node, factor: usize) -> bool {
+    match node {
+        Node::Index(n) => *n == factor,
+        Node::Random { factors, .. } => factors.contains(&factor),
+        Node::Const(_) | Node::Operand(_) | Node::Unary(..) | Node::Binary(..) | Node::Select(..) => false,
     }
 }
 

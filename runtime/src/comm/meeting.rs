@@ -7,6 +7,9 @@
 //! whoever ends the last task wakes the rest. So a rank sleeps and wakes once a collective, and no data is copied to
 //! be handed over.
 //!
+//! A member that must wait first offers its core to others a few times: where ranks outnumber cores the next rank runs
+//! at once, and all have arrived before anybody sleeps.
+//!
 //! What a task computes depends on the members' order alone, never on who runs it, so results repeat bit by bit.
 //!
 //! **The protocol that makes the shared addresses sound.** `phase` is even while members arrive, odd while tasks run.
@@ -25,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use partita_ir::dtype::DType;
 use partita_ir::rule::Reduce;
 
-use super::world::World;
+use super::world::{Patience, World};
 use super::{CommError, ExchangePlan, merge};
 
 /// Set in `arrived` when a member gave up.
@@ -116,13 +119,7 @@ impl Meeting {
     /// # Safety
     /// The addresses in `request` are valid for their lengths until this returns or unwinds, nothing else accesses the
     /// writable ones meanwhile, nothing writes the readable ones, and `position` is this rank's and no other's.
-    pub(super) unsafe fn attend(
-        &self,
-        world: &World,
-        position: usize,
-        request: Request,
-        scratch: &mut Vec<u8>,
-    ) -> Result<(), CommError> {
+    pub(super) unsafe fn attend(&self, world: &World, position: usize, request: Request, scratch: &mut Vec<u8>) -> Result<(), CommError> {
         world.trouble(&self.ranks).map_or(Ok(()), Err)?;
         // even, and it stays so while this member has not arrived
         let waiting = self.phase.load(Ordering::Acquire);
@@ -141,6 +138,7 @@ impl Meeting {
     /// Sleeps until the meeting that was `waiting` is over, and helps while tasks are open.
     fn wait(&self, world: &World, position: usize, waiting: u64, scratch: &mut Vec<u8>) -> Result<(), CommError> {
         let mut may_withdraw = true;
+        let mut patience = Patience::default();
         loop {
             let phase = self.phase.load(Ordering::Acquire);
             if phase > waiting + 1 {
@@ -163,7 +161,7 @@ impl Meeting {
                 }
                 continue;
             }
-            std::thread::park();
+            patience.rest();
         }
     }
 
@@ -278,7 +276,7 @@ impl Meeting {
             Request::Exchange { .. } => {
                 // SAFETY: the caller's promise; a plan outlives the call that its member sleeps in.
                 let moved = unsafe { self.requests() }.map(|request| match request {
-                    Request::Exchange { plan, target_bytes, .. } => unsafe { (*plan).moved() }.saturating_add(target_bytes),
+                    Request::Exchange { plan, target_bytes, .. } => unsafe { (*plan).work(target_bytes) },
                     _ => 0,
                 });
                 (members, moved.fold(0, usize::saturating_add))

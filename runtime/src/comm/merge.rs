@@ -165,9 +165,8 @@ mod tests {
 
     #[test]
     fn vector_and_plain_folds_agree() {
-        let numbers = |salt: u64| -> Vec<u8> {
-            (0..37).flat_map(|n| (partita_ir::random::uniform(salt, n) as f32 - 0.5).to_ne_bytes()).collect()
-        };
+        let numbers =
+            |salt: u64| -> Vec<u8> { (0..37).flat_map(|n| (partita_ir::random::uniform(salt, n) as f32 - 0.5).to_ne_bytes()).collect() };
         for op in [Reduce::Sum, Reduce::Max, Reduce::Min] {
             let (mut fast, mut slow, from) = (numbers(1), numbers(1), numbers(2));
             merge(op, DType::F32, 1, &mut fast, &from);

@@ -54,7 +54,7 @@ pub struct ExchangePlan {
     dtype: DType,
     row: usize,
     pulls: Vec<Runs>,
-    /// Bytes that sources of each pull and the target must have.
+    /// Bytes that the target needs.
     target_bytes: usize,
     /// Bytes copied or merged, the rank's own among them, fill excluded.
     moved: usize,
@@ -94,8 +94,7 @@ impl ExchangePlan {
         if let Some(op) = fill {
             merge::check(op, dtype, row)?;
         }
-        let mut plan =
-            ExchangePlan { fill: fill.map(|op| (op, dtype, row)), dtype, row, pulls: Vec::new(), target_bytes: 0, moved: 0 };
+        let mut plan = ExchangePlan { fill: fill.map(|op| (op, dtype, row)), dtype, row, pulls: Vec::new(), target_bytes: 0, moved: 0 };
         for pull in pulls {
             let mut runs = Runs { from: pull.from, op: pull.op, source_bytes: 0, moved: 0, blocks: Vec::new() };
             if let PullOp::Merge(op) = pull.op {
@@ -141,9 +140,9 @@ impl ExchangePlan {
         self.target_bytes
     }
 
-    /// A measure of the work: bytes moved, own ones too.
-    pub(super) fn moved(&self) -> usize {
-        self.moved
+    /// Bytes read and written to fill a target of `target` bytes.
+    pub(super) fn work(&self, target: usize) -> usize {
+        self.moved.saturating_mul(2).saturating_add(if self.fill.is_some() { target } else { 0 })
     }
 
     /// Whether the plan can fill a target of this many bytes in a group of `members`.

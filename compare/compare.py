@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""partita beside PyTorch on this machine: losses and first gradients from the same parameters, and step times.
+
+usage: compare.py PARTITA      (the program; run by `make compare`, in the environment of compare/setup.sh)
+
+Losses and gradients: 20 steps of gpt and of llama from one file of parameters and one file of tokens. Step times: gpt,
+one rank on all cores, in alternating runs so that a slow minute of the machine hits both; medians of the runs' medians.
+Exits with 1 if losses or gradients differ by more than 1e-4; times are only shown.
+"""
+
+import json
+import os
+import pathlib
+import random
+import statistics
+import struct
+import subprocess
+import sys
+
+PARTITA = pathlib.Path(sys.argv[1])
+HERE = pathlib.Path(__file__).parent
+WORK = PARTITA.parents[1] / "compare"
+THREADS = len(os.sched_getaffinity(0))
+BATCH, SEQ, VOCAB, SEED, STEPS, ROUNDS = 8, 256, 8192, 1, 20, 5
+SIZES = {"layers": 4, "hidden": 256, "ffn": 1024, "vocab": VOCAB, "seq": SEQ, "batch": BATCH, "precision": "f32", "dropout": 0}
+MODELS = {"gpt": SIZES | {"heads": 4}, "llama": SIZES | {"heads": 8, "kv_heads": 2}}
+TOLERANCE = 1e-4
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"compare: failed: {' '.join(map(str, command))}")
+    return done.stdout
+
+
+def write_tokens(path):
+    """Tokens with something to learn: each is one of four successors of the one before, or any."""
+    draw = random.Random(SEED)
+    token, tokens = 0, []
+    for _ in range(STEPS * BATCH * SEQ + 1):
+        token = (token * 2731 + draw.randrange(4) * 977 + 1) % VOCAB if draw.random() < 0.9 else draw.randrange(VOCAB)
+        tokens.append(token)
+    path.write_bytes(struct.pack(f"<{len(tokens)}H", *tokens))
+
+
+def partita_run(directory, *options):
+    """The log of a run, one dictionary a step."""
+    log = WORK / "run.jsonl"
+    run(PARTITA, "run", directory, "--data", WORK / "tokens.bin", "--seed", SEED, "--threads", THREADS, "--log", log, *options)
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def torch_run(model, weights, *options):
+    shared = ["--data", WORK / "tokens.bin", "--seq", SEQ, "--batch", BATCH, "--seed", SEED, "--threads", THREADS]
+    return json.loads(run(sys.executable, HERE / "torch_peer.py", "--model", model, "--weights", weights, *shared, *options))
+
+
+def main():
+    WORK.mkdir(parents=True, exist_ok=True)
+    write_tokens(WORK / "tokens.bin")
+    failed = False
+    print(f"{STEPS} steps from the same parameters, and the first step's gradients; allowed: {TOLERANCE:g}")
+    print(f"{'model':8} {'first loss':>12} {'last loss':>12} {'loss error':>12} {'gradient error':>15}")
+    for model, settings in MODELS.items():
+        directory, weights = WORK / model, WORK / f"{model}.safetensors"
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        run(PARTITA, "compile", f"models/{model}.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", directory)
+        partita_run(directory, "--steps", 0, "--save", weights)
+        checkpoints = WORK / f"{model}-checkpoints"
+        partita_run(directory, "--steps", 1, "--init", weights, "--checkpoint", checkpoints)
+        ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
+        theirs = torch_run(model, weights, "--steps", STEPS, "--state", checkpoints / "step-00000001" / "state.safetensors")
+        loss_error = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs["losses"], strict=True))
+        gradient_error = theirs["gradient_error"]
+        failed |= not (loss_error <= TOLERANCE and gradient_error <= TOLERANCE)
+        print(f"{model:8} {ours[0]:12.6f} {ours[-1]:12.6f} {loss_error:12.2e} {gradient_error:15.2e}", flush=True)
+
+    model, weights, times = "gpt", WORK / "gpt.safetensors", {"partita": [], "PyTorch": []}
+    for _ in range(ROUNDS):
+        log = partita_run(WORK / model, "--steps", 8, "--init", weights)
+        times["partita"].append(statistics.median(step["seconds"] for step in log[1:]))
+        peer = torch_run(model, weights, "--steps", 8)
+        times["PyTorch"].append(peer["step_seconds"])
+    print(f"\nstep of {model}, one rank on {THREADS} threads, {ROUNDS} alternating runs (PyTorch {peer['torch']}, eager)")
+    print(f"{'':8} {'median':>10} {'fastest':>10} {'slowest':>10} {'tokens/s':>10}")
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        shown = " ".join(f"{1e3 * value:7.1f} ms" for value in (median, min(seconds), max(seconds)))
+        print(f"{name:8} {shown} {BATCH * SEQ / median:10.0f}")
+    ratio = statistics.median(times["partita"]) / statistics.median(times["PyTorch"])
+    print(f"partita takes {ratio:.2f} times as long")
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Losses, gradients and step times beside PyTorch; PyTorch is for this comparison only. Run by `make compare`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+bash compare/setup.sh
+exec "$target/compare/venv/bin/python" compare/compare.py "$target/release/partita"

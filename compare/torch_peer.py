@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""PyTorch training models/gpt.partita or models/llama.partita: the peer that `partita run` is compared with.
+
+The models are written out again here, from their papers, over the parameters of a safetensors file that `partita run
+--save` wrote (so that both start from the same numbers) and on the same samples, whose order is drawn as
+runtime/src/data.rs documents it. Dropout is 0. Prints one JSON line:
+
+    losses          of each step
+    step_seconds    median over the steps but the first
+    gradient_error  with --state: largest difference between the clipped gradients of the first step here and those that
+                    the first moments of a `partita run --steps 1 --checkpoint` imply, over the largest gradient
+"""
+
+import argparse
+import json
+import mmap
+import statistics
+import time
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+BETAS, EPS, DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
+
+
+def read_safetensors(path):
+    """Name -> tensor: eight bytes of header length, a JSON header, the data."""
+    with open(path, "rb") as file:
+        view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    start = 8 + int.from_bytes(view[:8], "little")
+    types = {"F32": numpy.float32, "F64": numpy.float64}
+    tensors = {}
+    for name, entry in json.loads(view[8:start]).items():
+        if name != "__metadata__" and entry["dtype"] in types:
+            begin, end = entry["data_offsets"]
+            flat = numpy.frombuffer(view[start + begin : start + end], types[entry["dtype"]])
+            tensors[name] = torch.from_numpy(flat.reshape(entry["shape"]).copy())
+    return tensors
+
+
+class Samples:
+    """The windows of a token file in the order of a run."""
+
+    MASK = (1 << 64) - 1
+
+    def __init__(self, path, seq, seed):
+        self.tokens = numpy.fromfile(path, "<u2").astype(numpy.int64)
+        self.seq, self.seed = seq, seed
+        self.count = (len(self.tokens) - 1) // seq
+
+    def mix(self, x):
+        x = (x + 0x9E3779B97F4A7C15) & self.MASK
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & self.MASK
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & self.MASK
+        return x ^ (x >> 31)
+
+    def stream(self, seed, step, salt, iteration):
+        return self.mix(self.mix(self.mix(self.mix(seed) ^ step) ^ salt) ^ iteration)
+
+    def window(self, sample):
+        """Four Feistel rounds over the next power of 4, again while the result is no window."""
+        salt = 0xCBF29CE484222325
+        for byte in b"data.order":
+            salt = ((salt ^ byte) * 0x100000001B3) & self.MASK
+        epoch, number = divmod(sample, self.count)
+        half = ((self.count - 1).bit_length() + 1) // 2
+        mask = (1 << half) - 1
+        keys = [self.stream(self.seed, epoch, salt, round) for round in range(4)]
+        while True:
+            left, right = number >> half, number & mask
+            for key in keys:
+                left, right = right, left ^ (self.stream(key, right, 0, 0) & mask)
+            number = left << half | right
+            if number < self.count:
+                return number
+
+    def batch(self, step, size):
+        starts = [self.window(step * size + n) * self.seq for n in range(size)]
+        rows = numpy.stack([self.tokens[start : start + self.seq + 1] for start in starts])
+        return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
+
+
+def linear(x, weight, bias=None):
+    """`weight` is (inputs, outputs ..): the layout of the model files."""
+    weight = weight.flatten(1)
+    return F.linear(x, weight.t(), None if bias is None else bias.flatten())
+
+
+def layers(p):
+    """The parameters of each layer, under their names inside it."""
+    count = 1 + max(int(name.split(".")[1]) for name in p if name.startswith("layer."))
+    prefixes = [f"layer.{n}." for n in range(count)]
+    return [{name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)} for prefix in prefixes]
+
+
+def gpt(p, tokens):
+    batch, seq = tokens.shape
+    hidden, heads, head_dim = p["layer.0.wq"].shape
+    x = F.embedding(tokens, p["wte"]) + p["wpe"]
+    for w in layers(p):
+        y = F.layer_norm(x, (hidden,), w["gain1"], w["bias1"], 1e-5)
+        q, k, v = (linear(y, w["w" + n], w["b" + n]).view(batch, seq, heads, head_dim).transpose(1, 2) for n in "qkv")
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, seq, -1)
+        x = x + linear(a, w["wo"].flatten(0, 1), w["bo"])
+        y = F.layer_norm(x, (hidden,), w["gain2"], w["bias2"], 1e-5)
+        x = x + linear(F.gelu(linear(y, w["w_up"], w["b_up"]), approximate="tanh"), w["w_down"], w["b_down"])
+    return F.linear(F.layer_norm(x, (hidden,), p["gain"], p["bias"], 1e-5), p["wte"])
+
+
+def rotary(x):
+    """Turns each pair (i, i + half) of the last dimension by position * 10000^(-2i / size); x is (.., seq, size)."""
+    seq, size = x.shape[-2:]
+    frequency = 10_000.0 ** (torch.arange(size // 2, dtype=torch.float64) * -2 / size)
+    angle = torch.arange(seq, dtype=torch.float64)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def llama(p, tokens):
+    batch, seq = tokens.shape
+    hidden, kv_heads, group, head_dim = p["layer.0.wq"].shape
+    heads = lambda x: x.view(batch, seq, -1, head_dim).transpose(1, 2)
+    x = F.embedding(tokens, p["embedding"])
+    for w in layers(p):
+        y = F.rms_norm(x, (hidden,), w["gain1"], 1e-6)
+        q, k, v = (heads(linear(y, w["w" + n])) for n in "qkv")
+        a = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=True, enable_gqa=True)
+        x = x + linear(a.transpose(1, 2).reshape(batch, seq, -1), w["wo"].flatten(0, 2))
+        y = F.rms_norm(x, (hidden,), w["gain2"], 1e-6)
+        x = x + linear(F.silu(linear(y, w["w_gate"])) * linear(y, w["w_up"]), w["w_down"])
+    return linear(F.rms_norm(x, (hidden,), p["gain"], 1e-6), p["head"])
+
+
+def gradient_error(p, state):
+    moments = read_safetensors(state)
+    pairs = [(value.grad, moments[name + ".m"] / (1 - BETAS[0])) for name, value in p.items()]
+    largest = max(float(here.abs().max()) for here, _ in pairs)
+    return max(float((here - there).abs().max()) for here, there in pairs) / largest
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["gpt", "llama"], required=True)
+    parser.add_argument("--weights", required=True, help="safetensors of `partita run --save`")
+    parser.add_argument("--data", required=True, help=".bin file of 16-bit tokens")
+    parser.add_argument("--seq", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--state", help="state.safetensors of a checkpoint after step 1")
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    p = {name: value.requires_grad_() for name, value in read_safetensors(options.weights).items()}
+    forward = {"gpt": gpt, "llama": llama}[options.model]
+    samples = Samples(options.data, options.seq, options.seed)
+    # the fused update is the fastest that PyTorch has on a CPU
+    optimizer = torch.optim.AdamW(p.values(), lr=options.lr, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+    losses, seconds, error = [], [], None
+    for step in range(options.steps):
+        tokens, targets = samples.batch(step, options.batch)
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(forward(p, tokens).flatten(0, 1), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(p.values(), CLIP)
+        if step == 0 and options.state:
+            error = gradient_error(p, options.state)
+        optimizer.step()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - start)
+    result = {"torch": torch.__version__, "losses": losses, "step_seconds": statistics.median(seconds[1:] or seconds), "gradient_error": error}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+//! Statements: inputs, weights, assignments, repeats, the loss.
+
+use std::collections::BTreeMap;
+
+use partita_ir::axis::Role;
+use partita_ir::graph::{Class, Init, Source, Span};
+use partita_ir::id::{AxisId, Id, ValueId};
+use partita_ir::rule::Reduce;
+
+use super::Elaborator;
+use super::element::{Element, Fusion, Piece};
+use super::scope::{Binding, Kind, What, under};
+use crate::diagnostics::{Diagnostic, did_you_mean, listed};
+use crate::evaluate::Num;
+use crate::settings::twice;
+use crate::syntax::{Call, Expr, ExprKind, Name, Statement, StatementKind};
+
+/// Most iterations of a repeat.
+const MOST_ITERATIONS: i64 = 100_000;
+/// The words of inputs' sources.
+const SOURCES: [(&str, Source); 2] = [("tokens", Source::Tokens), ("next_tokens", Source::NextTokens)];
+/// The words of weights' first values, and whether a number follows.
+const INITS: [(&str, bool); 5] = [("normal", true), ("uniform", true), ("constant", true), ("zeros", false), ("ones", false)];
+
+impl<'a> Elaborator<'a> {
+    /// A statement of the file or of a body.
+    pub(super) fn statement(&mut self, statement: &'a Statement) {
+        if !self.step(statement.span) {
+            return;
+        }
+        self.builder.span = Some(statement.span);
+        match &statement.kind {
+            StatementKind::Input { name, axes, source } => self.input(name, axes, source),
+            StatementKind::Weight { name, axes, init, value } => self.weight(name, axes, init, value.as_ref()),
+            StatementKind::Assign { name, value } => self.assign(name, value),
+            StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
+            StatementKind::Loss(value) => self.loss(value, statement.span),
+            StatementKind::Return(_) => self.diagnostics.push(
+                Diagnostic::new("partita::block::misplaced_return", "`return` stands last in a block and nowhere else")
+                    .label(statement.span, "not the last line of a block"),
+            ),
+            // read before the others
+            StatementKind::Model(_)
+            | StatementKind::Set { .. }
+            | StatementKind::Axis { .. }
+            | StatementKind::Block(_)
+            | StatementKind::Op(_)
+            | StatementKind::Train(_) => {}
+        }
+    }
+
+    /// Whether `name` may be given to an input, weight or result; a report if not.
+    fn may_define(&mut self, name: &Name, kind: Kind) -> bool {
+        if let Some(span) = self.settings.span(&name.text).filter(|_| self.frame().names.get(&name.text).is_none()) {
+            self.diagnostics.push(
+                Diagnostic::new("partita::name::twice", format!("`{}` is a setting", name.text))
+                    .label(name.span, "a tensor cannot have its name")
+                    .label(span, "set here"),
+            );
+            return false;
+        }
+        let Some(Binding { kind: before, span, .. }) = self.frame().names.get(&name.text).copied() else { return true };
+        match (before, kind) {
+            (Kind::Variable, Kind::Variable) => return true,
+            (_, Kind::Variable) => self.diagnostics.push(
+                Diagnostic::new(
+                    "partita::name::not_assignable",
+                    format!("`{}` is {} and cannot be assigned", name.text, before.words()),
+                )
+                .label(name.span, "assigned here")
+                .label(span, "declared here")
+                .help("give the result another name"),
+            ),
+            _ => self.diagnostics.push(twice("tensors", &name.text, name.span, span)),
+        }
+        false
+    }
+
+    fn input(&mut self, name: &Name, axes: &[Name], source: &Name) {
+        if !self.may_define(name, Kind::Input) {
+            return;
+        }
+        let dims = self.axis_list(axes);
+        let from = SOURCES.iter().find(|row| row.0 == source.text).map(|row| row.1);
+        if from.is_none() {
+            let words = || SOURCES.iter().map(|row| row.0);
+            self.diagnostics.push(
+                Diagnostic::new("partita::input::unknown_source", format!("`{}` is no source of data", source.text))
+                    .label(source.span, "unknown source")
+                    .help(did_you_mean(&source.text, words(), || format!("sources are {}", listed(words())))),
+            );
+        }
+        let what = match (dims, from) {
+            (Some(dims), Some(from)) if self.input_axes(axes, &dims) => What::Tensor(self.builder.input(&name.text, &dims, from)),
+            _ => What::Broken,
+        };
+        self.bind(&name.text, what, Kind::Input, name.span);
+    }
+
+    /// Inputs have a batch axis, as large as the batch, and a sequence axis.
+    fn input_axes(&mut self, names: &[Name], dims: &[AxisId]) -> bool {
+        let roles: Vec<Role> = dims.iter().map(|axis| self.axes[axis.index()].role).collect();
+        if roles != [Role::Batch, Role::Seq] {
+            let mut diagnostic = Diagnostic::new("partita::input::axes", "an input has two axes, of the roles `batch` and `seq`");
+            if let (Some(first), Some(last)) = (names.first(), names.last()) {
+                diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");
+            }
+            for axis in dims {
+                let entry = &self.axes[axis.index()];
+                if entry.role == Role::None {
+                    diagnostic = diagnostic.label(entry.span, "declared without a role");
+                }
+            }
+            self.diagnostics.push(diagnostic.help("declare them as `axis batch : batch` and `axis seq : seq`"));
+            return false;
+        }
+        let (size, batch) = (self.size(dims[0]), self.section.batch.and_then(|batch| batch.whole()));
+        if let (Some(size), Some(batch)) = (size, batch)
+            && size != batch as u64
+        {
+            let entry = &self.axes[dims[0].index()];
+            let mut diagnostic = Diagnostic::new(
+                "partita::train::batch_differs",
+                format!("axis `{}` has size {size}, and the batch of the `train` section is {batch}", entry.name),
+            )
+            .label(entry.span, format!("of size {size}"));
+            if let Some(span) = self.section.batch_span {
+                diagnostic = diagnostic.label(span, format!("the batch is {batch}"));
+            }
+            self.diagnostics.push(diagnostic.help(format!("leave out the axis's own size, or write `axis {} = batch : batch`", entry.name)));
+            return false;
+        }
+        true
+    }
+
+    fn weight(&mut self, name: &Name, axes: &[Name], init: &Name, value: Option<&Expr>) {
+        if !self.may_define(name, Kind::Weight) {
+            return;
+        }
+        let dims = self.axis_list(axes).filter(|dims| self.fits(dims, name.span));
+        let init = self.init(init, value);
+        let what = match (dims, init) {
+            (Some(dims), Some(init)) => {
+                let leaf = self.leaf_name(&name.text);
+                What::Tensor(self.builder.param(&leaf, &dims, init))
+            }
+            _ => What::Broken,
+        };
+        self.bind(&name.text, what, Kind::Weight, name.span);
+    }
+
+    fn init(&mut self, word: &Name, value: Option<&Expr>) -> Option<Init> {
+        let Some((_, takes)) = INITS.iter().find(|row| row.0 == word.text) else {
+            let words = || INITS.iter().map(|row| row.0);
+            let all = || "weights begin as `normal(deviation)`, `uniform(bound)`, `constant(value)`, `zeros` or `ones`".to_owned();
+            self.diagnostics.push(
+                Diagnostic::new("partita::weight::unknown_init", format!("`{}` is no way for a weight to begin", word.text))
+                    .label(word.span, "unknown word")
+                    .help(did_you_mean(&word.text, words(), all)),
+            );
+            return None;
+        };
+        if *takes != value.is_some() {
+            let message = if *takes { format!("`{}` needs a number", word.text) } else { format!("`{}` takes no number", word.text) };
+            let example = if *takes { format!("write `{}(0.02)`", word.text) } else { format!("write `{}`", word.text) };
+            self.diagnostics.push(Diagnostic::new("partita::call::wrong_arguments", message).label(word.span, "here").help(example));
+            return None;
+        }
+        let number = match value {
+            Some(expr) => self.number(expr)?.to_f64(),
+            None => 0.0,
+        };
+        Some(match word.text.as_str() {
+            "zeros" => Init::Constant(0.0),
+            "ones" => Init::Constant(1.0),
+            "constant" => Init::Constant(number),
+            word => {
+                if number < 0.0 {
+                    let span = value.map_or(Span { start: 0, end: 0 }, |expr| expr.span);
+                    self.diagnostics.push(
+                        Diagnostic::new("partita::number::out_of_range", format!("the width of a distribution is {number}, and must be 0 or above"))
+                            .label(span, "below 0"),
+                    );
+                    return None;
+                }
+                if word == "normal" { Init::Normal(number) } else { Init::Uniform(number) }
+            }
+        })
+    }
+
+    fn assign(&mut self, name: &Name, value: &'a Expr) {
+        let value = self.tensor(value, &name.text);
+        if self.may_define(name, Kind::Variable) {
+            self.bind(&name.text, value.map_or(What::Broken, What::Tensor), Kind::Variable, name.span);
+        }
+    }
+
+    fn repeat(&mut self, count: &Expr, name: Option<&Name>, body: &'a [Statement], span: Span) {
+        let head = Span { start: span.start, end: name.map_or(count.span.end, |name| name.span.end) };
+        if self.builder.within().is_some() {
+            self.diagnostics.push(
+                Diagnostic::new("partita::repeat::nested", "a repeat cannot run inside a repeat")
+                    .label(head, "inside another repeat")
+                    .help("multiply the counts, or write the inner body out"),
+            );
+            return;
+        }
+        let count = self.whole(count, "the count of this repeat", 1, MOST_ITERATIONS);
+        let called = body.iter().find_map(|statement| self.block_call(statement));
+        // the block that names the loop shares its name only if nothing else in the body could clash with it
+        let own_weights = body.iter().any(|statement| matches!(statement.kind, StatementKind::Weight { .. }));
+        let loop_name = match (name, called) {
+            (Some(name), _) => name.text.clone(),
+            (None, Some(called)) => called.name.text.clone(),
+            (None, None) => "repeat".to_owned(),
+        };
+        let loop_block = called.filter(|_| name.is_none() && !own_weights).map(|called| called.name.text.clone());
+        let path = self.unique_path(under(&self.frame().path, &loop_name));
+
+        // what the body assigns and what existed before is carried
+        let mut carried: Vec<(String, Binding)> = Vec::new();
+        for statement in body {
+            let StatementKind::Assign { name, .. } = &statement.kind else { continue };
+            let before = self.frame().names.get(&name.text).copied().filter(|binding| binding.kind == Kind::Variable);
+            if let Some(before) = before
+                && matches!(before.what, What::Tensor(_))
+                && carried.iter().all(|(known, _)| *known != name.text)
+            {
+                carried.push((name.text.clone(), before));
+            }
+        }
+        let inits: Vec<ValueId> = carried.iter().filter_map(|(_, binding)| tensor_of(*binding)).collect();
+        let arguments = self.builder.begin_repeat(&path, count.unwrap_or(1) as u64, &inits);
+        let outer = self.frame().names.clone();
+        let frame = self.frame_mut();
+        let (outer_path, outer_prefix) = (std::mem::replace(&mut frame.path, path), std::mem::take(&mut frame.prefix));
+        frame.loop_block = loop_block;
+        for ((name, binding), argument) in carried.iter().zip(&arguments) {
+            self.bind(name, What::Tensor(*argument), Kind::Variable, binding.span);
+        }
+        for statement in body {
+            self.statement(statement);
+        }
+        let nexts: Vec<ValueId> = carried.iter().zip(&arguments).map(|((name, _), argument)| self.next(name, *argument)).collect();
+        self.builder.span = Some(head);
+        let results = self.builder.end_repeat(&nexts, false);
+        let frame = self.frame_mut();
+        (frame.path, frame.prefix, frame.loop_block) = (outer_path, outer_prefix, None);
+        let inner: BTreeMap<String, Binding> = std::mem::replace(&mut frame.names, outer);
+        for (name, binding) in inner {
+            if frame.names.get(&name).is_none() {
+                frame.gone.insert(name, binding.span);
+            } else if let (What::Broken, Some(before)) = (binding.what, frame.names.get_mut(&name)) {
+                before.what = What::Broken;
+            }
+        }
+        for ((name, _), result) in carried.iter().zip(results) {
+            if let Some(Binding { what: what @ What::Tensor(_), .. }) = self.frame_mut().names.get_mut(name) {
+                *what = What::Tensor(result);
+            }
+        }
+    }
+
+    /// What a body hands to the next iteration under `name`: of the type of `argument`, or a report.
+    fn next(&mut self, name: &str, argument: ValueId) -> ValueId {
+        let Some(binding) = self.frame().names.get(name).copied() else { return argument };
+        let Some(value) = tensor_of(binding) else { return argument };
+        let (before, after) = (self.builder.graph.value(argument).ty.clone(), self.builder.graph.value(value).ty.clone());
+        if before == after {
+            return value;
+        }
+        let message = if before.dims == after.dims {
+            format!("`{name}` is carried from iteration to iteration and changes its element type from {} to {}", before.dtype, after.dtype)
+        } else {
+            format!("`{name}` is carried from iteration to iteration and changes its axes from {} to {}", self.shown(&before.dims), self.shown(&after.dims))
+        };
+        self.diagnostics.push(
+            Diagnostic::new("partita::repeat::carried_changes", message)
+                .label(binding.span, format!("ends the iteration as {}", self.shown(&after.dims)))
+                .help("a carried value begins and ends each iteration with the same axes in the same order; use another name for a value of one iteration"),
+        );
+        argument
+    }
+
+    /// The first block that a statement calls at its top.
+    fn block_call(&self, statement: &'a Statement) -> Option<&'a Call> {
+        let StatementKind::Assign { value, .. } = &statement.kind else { return None };
+        self.block_in(value)
+    }
+
+    fn block_in(&self, expr: &'a Expr) -> Option<&'a Call> {
+        match &expr.kind {
+            ExprKind::Call(call) if self.block_names.contains_key(call.name.text.as_str()) => Some(call),
+            ExprKind::Call(call) => call.arguments.iter().find_map(|argument| self.block_in(&argument.value)),
+            ExprKind::Negate(inner) | ExprKind::Bracket(inner, _) => self.block_in(inner),
+            ExprKind::Binary(_, left, right) => self.block_in(left).or_else(|| self.block_in(right)),
+            _ => None,
+        }
+    }
+
+    fn loss(&mut self, value: &'a Expr, span: Span) {
+        if let Some(first) = self.loss.replace(span) {
+            self.diagnostics.push(
+                Diagnostic::new("partita::loss::twice", "a model has one loss")
+                    .label(span, "a second loss")
+                    .label(first, "the first")
+                    .help("add the terms within one: the mean of a sum"),
+            );
+            return;
+        }
+        let pair = match &value.kind {
+            ExprKind::Call(call) if call.name.text == "cross_entropy" => self.cross_entropy(call, value.span),
+            ExprKind::Call(call) if call.name.text == "mean" && call.axes.is_some() => self.mean_loss(call, value.span),
+            _ => {
+                // the expression's own errors are worth telling too
+                self.tensor(value, "loss");
+                self.diagnostics.push(
+                    Diagnostic::new("partita::loss::form", "a loss is a cross-entropy, or a mean over all axes")
+                        .label(value.span, "neither")
+                        .help("a loss is kept as (sum, count), which only these give: `loss cross_entropy[vocab](logits, targets)` or `loss mean[batch, seq](error)`"),
+                );
+                None
+            }
+        };
+        if let Some((sum, count)) = pair {
+            self.builder.loss(sum, count);
+        }
+    }
+
+    /// `mean[all axes](x)` as (sum, number of elements).
+    fn mean_loss(&mut self, call: &'a Call, span: Span) -> Option<(ValueId, ValueId)> {
+        let axes = self.axis_list(call.axes.as_deref().unwrap_or(&[]));
+        let [argument] = call.arguments.as_slice() else {
+            self.diagnostics.push(
+                Diagnostic::new("partita::call::wrong_arguments", format!("`mean` takes 1 argument, not {}", call.arguments.len()))
+                    .label(span, "in this call"),
+            );
+            return None;
+        };
+        let mut fusion = Fusion::default();
+        let Element::Piece(piece) = self.element(&mut fusion, &argument.value)? else {
+            self.diagnostics.push(Diagnostic::new("partita::loss::form", "the loss is a number that training cannot change").label(argument.value.span, "a number"));
+            return None;
+        };
+        let piece = self.floats(&fusion, piece, argument.value.span)?;
+        let axes = axes?;
+        if axes.len() != piece.dims.len() || !axes.iter().all(|axis| piece.dims.contains(axis)) {
+            self.diagnostics.push(
+                Diagnostic::new("partita::loss::form", format!("the mean of a loss is over all axes, which are {}", self.shown(&piece.dims)))
+                    .label(span, format!("over {} only", self.shown(&axes)))
+                    .help("take a sum or mean over the others first"),
+            );
+            return None;
+        }
+        self.builder.span = Some(span);
+        self.builder.class = Class::Loss;
+        let sum = self.emit(&fusion, &piece, Some((Reduce::Sum, &axes)), "loss_sum");
+        let one = fusion.constant(Num::Int(1));
+        let count = self.emit(&fusion, &Piece { dims: axes.clone(), ..one }, Some((Reduce::Sum, &axes)), "loss_count");
+        self.builder.class = Class::Other;
+        Some((sum, count))
+    }
+}
+
+/// The tensor that a name is.
+fn tensor_of(binding: Binding) -> Option<ValueId> {
+    match binding.what {
+        What::Tensor(value) => Some(value),
+        _ => None,
+    }
+}

@@ -1,0 +1,378 @@
+//! The `train` section: its entries, their defaults, and what `--set` makes of them.
+
+use partita_ir::dtype::DType;
+use partita_ir::graph::Span;
+use partita_ir::train::{Optimizer, Schedule, Train};
+
+use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
+use crate::evaluate::{Found, Num, Scope, Whole, evaluate};
+use crate::settings::{Overrides, Settings, twice};
+use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, StatementKind};
+
+/// The entries of the section.
+const ENTRIES: [&str; 6] = ["optimizer", "lr", "schedule", "clip", "batch", "precision"];
+/// Options of each optimizer, with defaults.
+const OPTIMIZERS: &[Choice] = &[
+    ("adamw", &[("beta1", 0.9, Range::Fraction), ("beta2", 0.95, Range::Fraction), ("eps", 1e-8, Range::Positive), ("decay", 0.1, Range::NotNegative)]),
+    ("sgd", &[("momentum", 0.9, Range::Fraction), ("decay", 0.0, Range::NotNegative)]),
+];
+/// Options of each schedule, with defaults.
+const SCHEDULES: &[Choice] = &[
+    ("constant", &[]),
+    ("cosine", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
+    ("linear", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
+];
+
+type Choice = (&'static str, &'static [(&'static str, f64, Range)]);
+
+/// What numbers an entry may be.
+#[derive(Clone, Copy, Debug)]
+enum Range {
+    Positive,
+    NotNegative,
+    /// From 0 to below 1.
+    Fraction,
+    /// From 0 to 1.
+    Share,
+    /// A whole number of steps.
+    Steps,
+}
+
+impl Range {
+    fn holds(self, value: Num) -> bool {
+        let number = value.to_f64();
+        match self {
+            Range::Positive => number > 0.0,
+            Range::NotNegative => number >= 0.0,
+            Range::Fraction => (0.0..1.0).contains(&number),
+            Range::Share => (0.0..=1.0).contains(&number),
+            Range::Steps => value.whole().is_some_and(|steps| steps >= 0),
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Range::Positive => "above 0",
+            Range::NotNegative => "0 or above",
+            Range::Fraction => "0 or above and below 1",
+            Range::Share => "from 0 to 1",
+            Range::Steps => "a whole number, 0 or above",
+        }
+    }
+}
+
+/// A number of the section: its value, where it is written, and whether `--set` gave it.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    value: Option<Num>,
+    span: Option<Span>,
+}
+
+/// The result: the settings of training, everything of it that can be set, and which entries were given.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub train: Train,
+    pub values: Vec<(String, String)>,
+    /// The size of the batch, unless it is broken.
+    pub batch: Option<Num>,
+    /// Where the section says the batch.
+    pub batch_span: Option<Span>,
+}
+
+struct Reader<'a, 'b> {
+    entries: Vec<&'a Entry>,
+    settings: &'a Settings,
+    overrides: &'a mut Overrides<'b>,
+    diagnostics: &'a mut Diagnostics,
+    values: Vec<(String, String)>,
+}
+
+/// Reads the section of `file`, or its defaults if there is none.
+pub(crate) fn resolve(file: &File, settings: &Settings, overrides: &mut Overrides<'_>, diagnostics: &mut Diagnostics) -> Section {
+    let mut sections = file.statements.iter().filter_map(|statement| match &statement.kind {
+        StatementKind::Train(entries) => Some((entries, statement.span)),
+        _ => None,
+    });
+    let first = sections.next();
+    if let (Some((_, first)), Some((_, again))) = (first, sections.next()) {
+        let word = |span: Span| Span { start: span.start, end: span.start + "train".len() as u32 };
+        diagnostics.push(
+            Diagnostic::new("partita::name::twice", "there are two `train` sections")
+                .label(word(again), "the second")
+                .label(word(first), "the first")
+                .help("put their entries into one"),
+        );
+    }
+    let mut entries: Vec<&Entry> = Vec::new();
+    for entry in first.map_or(&[] as &[Entry], |(entries, _)| entries) {
+        let name = &entry.name;
+        if let Some(before) = entries.iter().find(|known| known.name.text == name.text) {
+            diagnostics.push(twice("entries", &name.text, name.span, before.name.span));
+        } else if ENTRIES.contains(&name.text.as_str()) {
+            entries.push(entry);
+        } else {
+            let all = || format!("entries are {}", listed(ENTRIES));
+            diagnostics.push(
+                Diagnostic::new("partita::train::unknown_entry", format!("`{}` is no entry of the `train` section", name.text))
+                    .label(name.span, "unknown entry")
+                    .help(did_you_mean(&name.text, ENTRIES, all)),
+            );
+        }
+    }
+    let mut reader = Reader { entries, settings, overrides, diagnostics, values: Vec::new() };
+    reader.section()
+}
+
+impl<'a> Reader<'a, '_> {
+    fn section(&mut self) -> Section {
+        let default = Train::default();
+        let optimizer = self.optimizer();
+        let lr = self.number("lr", default.lr, Range::Positive);
+        let schedule = self.schedule();
+        let clip = self.clip(default.clip);
+        let batch = self.batch(default.batch);
+        let precision = self.precision(default.precision);
+        let size = batch.value.and_then(|value| value.whole()).map_or(default.batch, |size| size as u64);
+        let train = Train { optimizer, lr, schedule, clip, batch: size, precision };
+        Section { train, values: std::mem::take(&mut self.values), batch: batch.value, batch_span: batch.span }
+    }
+
+    fn entry(&self, name: &str) -> Option<&'a Entry> {
+        self.entries.iter().copied().find(|entry| entry.name.text == name)
+    }
+
+    /// What `--set` says of an entry, unless the model has a setting of that name: then the setting takes it.
+    fn set_text(&mut self, name: &str) -> Option<&str> {
+        if self.settings.span(name).is_some() { None } else { self.overrides.take(name) }
+    }
+
+    fn tell(&mut self, name: &str, value: impl ToString) {
+        // a setting of the model with this name has its own line
+        if self.settings.span(name).is_none() {
+            self.values.push((name.to_owned(), value.to_string()));
+        }
+    }
+
+    fn set_number(&mut self, name: &str, defined: Option<Span>) -> Option<Option<Num>> {
+        if self.settings.span(name).is_some() { None } else { self.overrides.take_number(name, defined, self.diagnostics) }
+    }
+
+    /// The number of an entry: from `--set`, from the section, from a setting of its name, else `default`.
+    fn raw(&mut self, name: &str, default: Num) -> Number {
+        let entry = self.entry(name);
+        let span = entry.map(|entry| entry.span);
+        if let Some(value) = self.set_number(name, span) {
+            return Number { value, span };
+        }
+        match entry.map(|entry| &entry.value) {
+            Some(EntryValue::Expr(expr)) => Number { value: evaluate(expr, self.settings, self.diagnostics), span: Some(expr.span) },
+            Some(EntryValue::Word { word, .. }) => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::train::not_a_number", format!("`{name}` is a number"))
+                        .label(word.span, "not a number")
+                        .help(format!("write `{name} = {default}`")),
+                );
+                Number { value: None, span }
+            }
+            None => {
+                let span = self.settings.span(name);
+                match self.settings.find(name) {
+                    Found::Number(value) => Number { value: Some(value), span },
+                    Found::Broken => Number { value: None, span },
+                    _ => Number { value: Some(default), span: None },
+                }
+            }
+        }
+    }
+
+    fn checked(&mut self, name: &str, found: Number, default: f64, range: Range) -> f64 {
+        let Some(value) = found.value else { return default };
+        if range.holds(value) {
+            return value.to_f64();
+        }
+        let mut diagnostic = Diagnostic::new("partita::train::out_of_range", format!("`{name}` is {value}, and must be {}", range.words()));
+        if let Some(span) = found.span {
+            diagnostic = diagnostic.label(span, "set here");
+        }
+        self.diagnostics.push(diagnostic.help(format!("the default is {}", real(default))));
+        default
+    }
+
+    fn number(&mut self, name: &'static str, default: f64, range: Range) -> f64 {
+        let found = self.raw(name, Num::Real(default));
+        let value = self.checked(name, found, default, range);
+        self.tell(name, real(value));
+        value
+    }
+
+    fn batch(&mut self, default: u64) -> Number {
+        let mut found = self.raw("batch", Num::Int(default as i64));
+        if let Some(value) = found.value {
+            let bounds = Whole { what: "the batch", least: 1, most: 1 << 40 };
+            let expr = match self.entry("batch").map(|entry| &entry.value) {
+                Some(EntryValue::Expr(expr)) => Some(expr),
+                _ => None,
+            };
+            found.value = bounds.check(value, expr, found.span, self.settings, self.diagnostics).map(Num::Int);
+        }
+        self.tell("batch", found.value.unwrap_or(Num::Int(default as i64)));
+        found
+    }
+
+    fn clip(&mut self, default: Option<f64>) -> Option<f64> {
+        let fallback = default.unwrap_or(1.0);
+        let clip = if self.settings.span("clip").is_none() && self.overrides_say_none() {
+            None
+        } else if matches!(self.entry("clip").map(|entry| &entry.value), Some(EntryValue::Word { word, options }) if word.text == "none" && options.is_empty())
+            && !self.overridden("clip")
+        {
+            None
+        } else {
+            let found = self.raw("clip", Num::Real(fallback));
+            Some(self.checked("clip", found, fallback, Range::Positive))
+        };
+        self.tell("clip", clip.map_or_else(|| "none".to_owned(), real));
+        clip
+    }
+
+    fn overridden(&mut self, name: &str) -> bool {
+        self.set_text(name).is_some()
+    }
+
+    fn overrides_say_none(&mut self) -> bool {
+        self.set_text("clip") == Some("none")
+    }
+
+    fn precision(&mut self, default: DType) -> DType {
+        let words: Vec<&'static str> = DType::ALL.into_iter().filter(|row| row.0.is_float()).map(|row| row.1).collect();
+        let written = match self.entry("precision").map(|entry| &entry.value) {
+            Some(EntryValue::Expr(expr)) => match &expr.kind {
+                ExprKind::Name(word) => Some((word.clone(), expr.span)),
+                _ => Some((String::new(), expr.span)),
+            },
+            Some(EntryValue::Word { word, .. }) => Some((word.text.clone(), word.span)),
+            None => None,
+        };
+        let dtype = self.word("precision", written, &words).and_then(DType::from_word).unwrap_or(default);
+        self.tell("precision", dtype);
+        dtype
+    }
+
+    /// The word of an entry among `choices`, from `--set` or from the section.
+    fn word(&mut self, name: &'static str, written: Option<(String, Span)>, choices: &[&'static str]) -> Option<&'static str> {
+        let set = self.set_text(name).map(str::to_owned);
+        let (text, span) = match (set, written) {
+            (Some(text), written) => (text, written.map(|(_, span)| span)),
+            (None, Some((text, span))) => (text, Some(span)),
+            (None, None) => return None,
+        };
+        let found = choices.iter().copied().find(|choice| *choice == text);
+        if found.is_none() {
+            let shown: String = text.chars().take(40).collect();
+            let told = if shown.is_empty() { "this".to_owned() } else { format!("`{shown}`") };
+            let mut diagnostic = Diagnostic::new("partita::train::unknown_word", format!("{told} is no {name}"));
+            if let Some(span) = span {
+                diagnostic = diagnostic.label(span, "set here");
+            }
+            let all = || format!("it can be {}", listed(choices));
+            self.diagnostics.push(diagnostic.help(did_you_mean(&text, choices.iter().copied(), all)));
+        }
+        found
+    }
+
+    /// An entry that is a word with options, such as `optimizer adamw(beta1 = 0.9)`: its word and options' values.
+    fn choice(&mut self, name: &'static str, rows: &'static [Choice], default: &'static str) -> (&'static str, Vec<(Option<Num>, Option<Span>)>) {
+        let (word, options): (Option<&'a Name>, &'a [Argument]) = match self.entry(name) {
+            Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word), options),
+            Some(Entry { value: EntryValue::Expr(expr), .. }) => {
+                let example = format!("write `{name} {default}`, with options in parentheses and without `=`");
+                self.diagnostics.push(Diagnostic::new("partita::train::not_a_word", format!("`{name}` is a word")).label(expr.span, "here").help(example));
+                (None, &[])
+            }
+            None => (None, &[]),
+        };
+        let words: Vec<&'static str> = rows.iter().map(|row| row.0).collect();
+        let chosen = self.word(name, word.map(|word| (word.text.clone(), word.span)), &words);
+        // after an unknown word its options mean nothing
+        let known_word = word.is_none_or(|word| words.contains(&word.text.as_str()));
+        let chosen = chosen.unwrap_or(default);
+        self.tell(name, chosen);
+        let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
+        let mut values = vec![(None, None); row.1.len()];
+        // the options that the file writes belong to the word that the file writes
+        let written_row = rows.iter().find(|row| word.is_some_and(|word| word.text == row.0));
+        for option in options.iter().filter(|_| known_word) {
+            let names = || written_row.map_or(&[] as &[_], |row| row.1).iter().map(|row| row.0);
+            let Some(option_name) = &option.name else {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::train::unknown_option", "an option is written with its name")
+                        .label(option.value.span, "without a name")
+                        .help(format!("options are {}", listed(names()))),
+                );
+                continue;
+            };
+            if !names().any(|known| known == option_name.text) {
+                let word = written_row.map_or("", |row| row.0);
+                let all = || format!("options of `{word}` are {}", listed(names()));
+                self.diagnostics.push(
+                    Diagnostic::new("partita::train::unknown_option", format!("`{}` is no option of `{word}`", option_name.text))
+                        .label(option_name.span, "unknown option")
+                        .help(did_you_mean(&option_name.text, names(), all)),
+                );
+                continue;
+            }
+            let value = evaluate(&option.value, self.settings, self.diagnostics);
+            if let Some(position) = row.1.iter().position(|row| row.0 == option_name.text).filter(|_| written_row.is_some_and(|written| written.0 == chosen)) {
+                // a broken value has been reported: the default stands in
+                values[position] = (value.or(Some(Num::Real(row.1[position].1))), Some(option.value.span));
+            }
+        }
+        for (value, (option, ..)) in values.iter_mut().zip(row.1) {
+            if let Some(set) = self.set_number(option, value.1) {
+                value.0 = set.or(value.0);
+            }
+        }
+        (chosen, values)
+    }
+
+    fn options(&mut self, rows: &'static [Choice], chosen: &str, values: &[(Option<Num>, Option<Span>)]) -> Vec<f64> {
+        let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
+        let mut out = Vec::new();
+        for ((name, default, range), (value, span)) in row.1.iter().zip(values) {
+            let value = self.checked(name, Number { value: *value, span: *span }, *default, *range);
+            self.tell(name, if matches!(range, Range::Steps) { format!("{value}") } else { real(value) });
+            out.push(value);
+        }
+        out
+    }
+
+    fn optimizer(&mut self) -> Optimizer {
+        let (word, values) = self.choice("optimizer", OPTIMIZERS, "adamw");
+        match (word, self.options(OPTIMIZERS, word, &values).as_slice()) {
+            ("sgd", &[momentum, decay]) => Optimizer::Sgd { momentum, decay },
+            (_, &[beta1, beta2, eps, decay]) => Optimizer::AdamW { beta1, beta2, eps, decay },
+            _ => Optimizer::adamw(),
+        }
+    }
+
+    fn schedule(&mut self) -> Schedule {
+        let (word, values) = self.choice("schedule", SCHEDULES, "constant");
+        let &[warmup, steps, min] = self.options(SCHEDULES, word, &values).as_slice() else { return Schedule::Constant };
+        let (warmup, steps) = (warmup as u64, steps as u64);
+        if warmup > steps {
+            let mut diagnostic =
+                Diagnostic::new("partita::train::out_of_range", format!("the warm-up of {warmup} steps is longer than the schedule's {steps}"));
+            if let Some(span) = values[0].1.or(values[1].1) {
+                diagnostic = diagnostic.label(span, "set here");
+            }
+            self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));
+        }
+        let (warmup, steps) = (warmup.min(steps), steps);
+        if word == "cosine" { Schedule::Cosine { warmup, steps, min } } else { Schedule::Linear { warmup, steps, min } }
+    }
+}
+
+/// A number as `--set` would take it.
+fn real(value: f64) -> String {
+    Num::Real(value).to_string()
+}

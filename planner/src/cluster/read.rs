@@ -1,0 +1,392 @@
+//! Reading a cluster file: every key checked, every problem told at its place.
+
+use std::ops::Range;
+
+use partita_ir::dtype::DType;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Cluster, Device, Level, MAX_RANKS, Problem};
+use crate::catalogue;
+use crate::nearest::did_you_mean;
+use crate::units::Bytes;
+
+const TOP: &[&str] = &["name", "device", "level"];
+const LEVEL: &[&str] = &["name", "count", "bandwidth_gb_per_s", "latency_us"];
+const DEVICE: &[&str] = &[
+    "kind",
+    "memory_bytes",
+    "flops",
+    "memory_gb_per_s",
+    "launch_us",
+    "link_gb_per_s",
+    "link_latency_us",
+    "nic_gb_per_s",
+    "nic_latency_us",
+    "cores",
+];
+const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`";
+
+/// The cluster of a file's text, or everything that is wrong with it.
+pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<Problem>> {
+    let mut reader = Reader { text, problems: Vec::new() };
+    let cluster = match DeTable::parse(text) {
+        Ok(table) => reader.cluster(&Place { path: String::new(), span: 0..0, table: table.get_ref() }),
+        Err(error) => {
+            reader.problem("syntax", error.span().unwrap_or(0..0), error.message().to_owned(), "the file is TOML: `key = value` lines");
+            None
+        }
+    };
+    reader.problems.sort_by_key(|problem| problem.span.start);
+    match cluster {
+        Some(cluster) if reader.problems.is_empty() => Ok(cluster),
+        _ => Err(reader.problems),
+    }
+}
+
+/// A table of the file and where it stands.
+struct Place<'a> {
+    /// Dotted path, empty at the top.
+    path: String,
+    span: Range<usize>,
+    table: &'a DeTable<'a>,
+}
+
+impl Place<'_> {
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+/// Which numbers a key takes.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// Above 0.
+    Positive,
+    /// 0 or above.
+    NotNegative,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, code: &'static str, span: Range<usize>, message: String, help: impl Into<String>) {
+        let code = match code {
+            "syntax" => "partita::cluster::syntax",
+            "unknown_key" => "partita::cluster::unknown_key",
+            "missing_key" => "partita::cluster::missing_key",
+            "wrong_type" => "partita::cluster::wrong_type",
+            "out_of_range" => "partita::cluster::out_of_range",
+            "unknown_kind" => "partita::cluster::unknown_kind",
+            "too_many_ranks" => "partita::cluster::too_many_ranks",
+            _ => "partita::cluster::duplicate_name",
+        };
+        let line = self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1;
+        self.problems.push(Problem { code, span, line, message, help: help.into() });
+    }
+
+    fn cluster(&mut self, top: &Place<'_>) -> Option<Cluster> {
+        self.known_keys(top, TOP);
+        let name = self.name(top);
+        let device = match self.required(top, "device", SHAPE).map(|value| (value.span(), value.get_ref())) {
+            Some((span, DeValue::Table(table))) => self.device(&Place { path: "device".into(), span, table }),
+            Some((span, _)) => {
+                self.problem("wrong_type", span, "`device` must be a table".into(), "write `[device]` and below it `kind = \"cpu-core\"`");
+                None
+            }
+            None => None,
+        };
+        let levels = self.levels(top, device.as_ref());
+        Some(Cluster { name: name?, device: device?, levels: levels? })
+    }
+
+    fn known_keys(&mut self, place: &Place<'_>, known: &[&str]) {
+        for key in place.table.keys() {
+            let word: &str = key.get_ref();
+            if !known.contains(&word) {
+                let path = place.key(word);
+                self.problem("unknown_key", key.span(), format!("unknown key `{path}`"), did_you_mean(word, known));
+            }
+        }
+    }
+
+    fn required<'t>(&mut self, place: &Place<'t>, key: &str, help: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        let found = place.table.get(key);
+        if found.is_none() {
+            self.problem("missing_key", place.span.clone(), format!("`{}` is missing", place.key(key)), help);
+        }
+        found
+    }
+
+    /// The required, not empty text at `name`.
+    fn name(&mut self, place: &Place<'_>) -> Option<String> {
+        let value = self.required(place, "name", SHAPE)?;
+        match value.get_ref() {
+            DeValue::String(text) if !text.trim().is_empty() => Some(text.clone().into_owned()),
+            _ => {
+                let path = place.key("name");
+                self.problem(
+                    "wrong_type",
+                    value.span(),
+                    format!("`{path}` must be a text in quotes, not empty"),
+                    "such as `name = \"threads\"`",
+                );
+                None
+            }
+        }
+    }
+
+    fn device(&mut self, place: &Place<'_>) -> Option<Device> {
+        self.known_keys(place, DEVICE);
+        let kinds = format!("kinds: {}", catalogue::KINDS.join(", "));
+        let kind = self.required(place, "kind", &kinds)?;
+        let found = match kind.get_ref() {
+            DeValue::String(word) => catalogue::device(word).ok_or_else(|| did_you_mean(word, catalogue::KINDS)),
+            _ => Err(kinds),
+        };
+        let mut device = match found {
+            Ok(device) => device,
+            Err(help) => {
+                let message = format!("`device.kind` = {} is not in the catalogue", &self.text[kind.span()]);
+                self.problem("unknown_kind", kind.span(), message, help);
+                return None;
+            }
+        };
+        self.whole(place, "memory_bytes", &mut device.memory_bytes);
+        if place.table.contains_key("cores") {
+            let mut cores = 1;
+            self.whole(place, "cores", &mut cores);
+            device.cores = Some(cores);
+        }
+        for (key, bound, field) in [
+            ("memory_gb_per_s", Bound::Positive, &mut device.memory_gb_per_s),
+            ("launch_us", Bound::NotNegative, &mut device.launch_us),
+            ("link_gb_per_s", Bound::Positive, &mut device.link_gb_per_s),
+            ("link_latency_us", Bound::NotNegative, &mut device.link_latency_us),
+            ("nic_gb_per_s", Bound::Positive, &mut device.nic_gb_per_s),
+            ("nic_latency_us", Bound::NotNegative, &mut device.nic_latency_us),
+        ] {
+            self.number(place, key, bound, field);
+        }
+        match place.table.get("flops").map(|value| (value.span(), value.get_ref())) {
+            None => {}
+            Some((span, DeValue::Table(table))) => self.flops(&Place { path: "device.flops".into(), span, table }, &mut device),
+            Some((span, _)) => {
+                self.problem(
+                    "wrong_type",
+                    span,
+                    "`device.flops` must be a table by element type".into(),
+                    "such as `flops = { f32 = 60e9 }`",
+                );
+            }
+        }
+        Some(device)
+    }
+
+    fn flops(&mut self, place: &Place<'_>, device: &mut Device) {
+        let words = DType::ALL.map(|(_, word, _)| word);
+        self.known_keys(place, &words);
+        for (dtype, word, _) in DType::ALL {
+            if place.table.contains_key(word) {
+                let mut peak = 0.0;
+                self.number(place, word, Bound::Positive, &mut peak);
+                device.flops.insert(dtype, peak);
+            }
+        }
+    }
+
+    fn levels(&mut self, top: &Place<'_>, device: Option<&Device>) -> Option<Vec<Level>> {
+        let value = self.required(top, "level", SHAPE)?;
+        let tables = match value.get_ref() {
+            DeValue::Array(entries) if !entries.is_empty() => entries,
+            _ => {
+                self.problem(
+                    "wrong_type",
+                    value.span(),
+                    "`level` must be a list of tables, not empty".into(),
+                    "begin each level with `[[level]]`",
+                );
+                return None;
+            }
+        };
+        let mut levels: Vec<Level> = Vec::new();
+        for (position, entry) in tables.iter().enumerate() {
+            let path = format!("level[{position}]");
+            let DeValue::Table(table) = entry.get_ref() else {
+                self.problem("wrong_type", entry.span(), format!("`{path}` must be a table"), "begin each level with `[[level]]`");
+                continue;
+            };
+            let place = Place { path, span: entry.span(), table };
+            self.known_keys(&place, LEVEL);
+            let name = self.name(&place).unwrap_or_default();
+            if !name.is_empty() && levels.iter().any(|level| level.name == name) {
+                let span = table.get("name").map_or(entry.span(), Spanned::span);
+                let message = format!("`{}.name` = \"{name}\" is the name of an earlier level", place.path);
+                self.problem("duplicate_name", span, message, "give every level its own name");
+            }
+            // the innermost level is the device's own link, outer ones its network card
+            let (bandwidth, latency) = match device {
+                Some(device) if position == 0 => (device.link_gb_per_s, device.link_latency_us),
+                Some(device) => (device.nic_gb_per_s, device.nic_latency_us),
+                None => (1.0, 0.0),
+            };
+            let mut level = Level { name, count: 1, bandwidth_gb_per_s: bandwidth, latency_us: latency };
+            if self.required(&place, "count", "the number of devices (or of inner levels) that this level joins").is_some() {
+                self.whole(&place, "count", &mut level.count);
+            }
+            self.number(&place, "bandwidth_gb_per_s", Bound::Positive, &mut level.bandwidth_gb_per_s);
+            self.number(&place, "latency_us", Bound::NotNegative, &mut level.latency_us);
+            levels.push(level);
+        }
+        let ranks = levels.iter().try_fold(1_u64, |ranks, level| ranks.checked_mul(level.count));
+        if ranks.is_none_or(|ranks| ranks > MAX_RANKS) {
+            let counts = levels.iter().map(|level| level.count.to_string()).collect::<Vec<_>>().join(" x ");
+            let message = format!("{counts} is more than {MAX_RANKS} ranks");
+            self.problem("too_many_ranks", value.span(), message, format!("the product of all counts may be {MAX_RANKS} at most"));
+        }
+        Some(levels)
+    }
+
+    /// Overrides `field` by the number at `key`, if there is one.
+    fn number(&mut self, place: &Place<'_>, key: &str, bound: Bound, field: &mut f64) {
+        let Some(value) = place.table.get(key) else { return };
+        let shown = || format!("`{}` = {}", place.key(key), &self.text[value.span()]);
+        let Some(number) = as_f64(value.get_ref()) else {
+            return self.problem("wrong_type", value.span(), format!("{} must be a number", shown()), "write it without quotes or units");
+        };
+        let (holds, needed) = match bound {
+            Bound::Positive => (number > 0.0, "above 0"),
+            Bound::NotNegative => (number >= 0.0, "0 or above"),
+        };
+        if holds && number.is_finite() {
+            *field = number;
+        } else {
+            let unit = match key.rsplit_once("_per_").or(key.rsplit_once('_')) {
+                Some((rest, "s")) if rest.ends_with("gb") => "10^9 bytes per second",
+                Some((_, "us")) => "microseconds",
+                _ => "FLOP per second",
+            };
+            self.problem("out_of_range", value.span(), format!("{} must be finite and {needed}", shown()), format!("the unit is {unit}"));
+        }
+    }
+
+    /// Overrides `field` by the whole number of at least 1 at `key`, if there is one.
+    fn whole(&mut self, place: &Place<'_>, key: &str, field: &mut u64) {
+        let Some(value) = place.table.get(key) else { return };
+        let shown = || format!("`{}` = {}", place.key(key), &self.text[value.span()]);
+        let number = match value.get_ref() {
+            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok(),
+            // 96e9 bytes is a float to TOML; a float below 2^63 that is whole converts without loss
+            DeValue::Float(float) => float
+                .as_str()
+                .parse::<f64>()
+                .ok()
+                .filter(|number| number.fract() == 0.0 && number.abs() < 9.2e18)
+                .map(|number| number as i128),
+            _ => None,
+        };
+        let Some(number) = number else {
+            let message = format!("{} must be a whole number", shown());
+            return self.problem("wrong_type", value.span(), message, format!("such as `{key} = 4`"));
+        };
+        match u64::try_from(number) {
+            Ok(number) if number >= 1 && i64::try_from(number).is_ok() => *field = number,
+            _ => {
+                let help = match key {
+                    "memory_bytes" => format!("the catalogue has {}; leave the key out to keep it", Bytes(*field)),
+                    _ => "leave the key out, or count at least one".to_owned(),
+                };
+                self.problem("out_of_range", value.span(), format!("{} must be at least 1 and below 2^63", shown()), help);
+            }
+        }
+    }
+}
+
+fn as_f64(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok().map(|number| number as f64),
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::ClusterError;
+
+    fn errors(text: &str) -> String {
+        Cluster::parse(text, "c.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn fields_override_the_catalogue() {
+        let text = "name = 'x'\n[device]\nkind = 'cpu-core'\nmemory_bytes = 96e9\nflops = { bf16 = 1e12 }\nlink_latency_us = 0\n[[level]]\nname = 'a'\ncount = 0x4\n[[level]]\nname = 'b'\ncount = 2\n";
+        let cluster = Cluster::parse(text, "c.toml").unwrap();
+        assert_eq!(cluster.device.memory_bytes, 96_000_000_000);
+        assert_eq!(cluster.device.peak(DType::Bf16).0, 1e12);
+        assert_eq!(cluster.device.peak(DType::F32).0, 60e9);
+        let links: Vec<(f64, f64)> = cluster.levels.iter().map(|level| (level.bandwidth_gb_per_s, level.latency_us)).collect();
+        assert_eq!(links, [(6.0, 0.0), (0.15, 50.0)]);
+    }
+
+    #[test]
+    fn everything_wrong_is_told_in_one_run() {
+        let text = "nam = 'x'\n[device]\nkind = 'cpu-cor'\n[[level]]\nname = 'a'\nconut = 4\nbandwidth_gb_per_s = -1\nlatency_us = nan\n";
+        assert_eq!(
+            errors(text),
+            "c.toml:1: unknown key `nam` (partita::cluster::unknown_key)\n  help: did you mean `name`?\n\
+             c.toml:1: `name` is missing (partita::cluster::missing_key)\n  help: a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`\n\
+             c.toml:3: `device.kind` = 'cpu-cor' is not in the catalogue (partita::cluster::unknown_kind)\n  help: did you mean `cpu-core`?\n\
+             c.toml:4: `level[0].count` is missing (partita::cluster::missing_key)\n  help: the number of devices (or of inner levels) that this level joins\n\
+             c.toml:6: unknown key `level[0].conut` (partita::cluster::unknown_key)\n  help: did you mean `count`?\n\
+             c.toml:7: `level[0].bandwidth_gb_per_s` = -1 must be finite and above 0 (partita::cluster::out_of_range)\n  help: the unit is 10^9 bytes per second\n\
+             c.toml:8: `level[0].latency_us` = nan must be finite and 0 or above (partita::cluster::out_of_range)\n  help: the unit is microseconds"
+        );
+    }
+
+    #[test]
+    fn counts_are_whole_and_not_too_many() {
+        let with = |count: &str| format!("name = 'x'\n[device]\nkind = 'cpu-core'\n[[level]]\nname = 'a'\ncount = {count}\n");
+        assert!(Cluster::parse(&with("1_000_000"), "c.toml").is_ok());
+        for (count, code) in [
+            ("0", "out_of_range"),
+            ("-3", "out_of_range"),
+            ("1.5", "wrong_type"),
+            ("inf", "wrong_type"),
+            ("'4'", "wrong_type"),
+            ("1000001", "too_many_ranks"),
+            ("9223372036854775807", "too_many_ranks"),
+            ("99999999999999999999999999999999999999999999", "syntax"),
+        ] {
+            let ClusterError { problems, .. } = Cluster::parse(&with(count), "c.toml").unwrap_err();
+            // an integer that TOML itself refuses is either's problem to tell
+            assert!(problems[0].code.ends_with(code) || count.len() > 20, "{count}: {problems:?}");
+        }
+        let twice = with("1000") + "[[level]]\nname = 'a'\ncount = 1001\n";
+        let shown = errors(&twice);
+        assert!(shown.contains("duplicate_name") && shown.contains("1000 x 1001"), "{shown}");
+    }
+
+    #[test]
+    fn no_shape_of_file_panics() {
+        for text in [
+            "",
+            "level = 3",
+            "level = []",
+            "level = [1]",
+            "device = 1",
+            "name = ''",
+            "[device]\nflops = 3",
+            "= 1",
+            "[[device]]",
+            "name = \"\\u{1}",
+            "é = 1",
+        ] {
+            errors(text);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What work and communication cost on a cluster. One function a kind; each doc is its formula.
+
+use partita_ir::boxing::{Shape, Step};
+use partita_ir::dtype::DType;
+use partita_ir::graph::Graph;
+use partita_ir::id::OpId;
+use partita_ir::layout::Mesh;
+use partita_ir::rule::Reduce;
+use partita_ir::scalar::{Expr, Node, Real};
+use partita_ir::signature::{Signature, SizedRule};
+
+use crate::cluster::Cluster;
+
+/// What an operator does on the busiest rank, once.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Work {
+    /// Floating-point operations of a matrix product (2 per multiply-add), else 0.
+    pub gemm_flops: f64,
+    /// Bytes read and written.
+    pub bytes: f64,
+}
+
+/// Whether the rule is a matrix product: a sum of products of two operands (perhaps scaled) over some factor.
+pub fn is_gemm(rule: &SizedRule<'_>) -> bool {
+    rule.rule.operands.len() == 2
+        && rule.rule.reduce == Some(Reduce::Sum)
+        && rule.rule.expr == Expr::product(2)
+        && rule.rule.operands.iter().all(|access| !access.is_empty())
+        && (0..rule.factors.len()).any(|factor| !rule.rule.keeps(factor))
+}
+
+/// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals an operand.
+pub fn looked_up(rule: &SizedRule<'_>) -> Option<usize> {
+    let expr = &rule.rule.expr;
+    let node = |id: u32| &expr.nodes[id as usize];
+    let Node::Select(condition, _, other) = node(expr.root) else { return None };
+    let Node::Const(Real(0.0)) = node(*other) else { return None };
+    let Node::Binary(partita_ir::scalar::Binary::Eq, a, b) = node(*condition) else { return None };
+    match (node(*a), node(*b)) {
+        (Node::Operand(_), Node::Index(factor)) | (Node::Index(factor), Node::Operand(_)) => Some(*factor),
+        _ => None,
+    }
+}
+
+/// Flops are `2 · points` for a matrix product. Bytes are those of the operands' and the result's local parts; of a
+/// table that is only looked up, those of the rows that are touched.
+pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature, mesh: &Mesh) -> Work {
+    let node = graph.op(op);
+    let dtype = |value| graph.value(value).ty.dtype;
+    let result = rule.result_layout(signature).largest_shard(&rule.result, mesh);
+    let mut bytes = dtype(node.result()).bytes(result) as f64;
+    let lookup = looked_up(rule);
+    for (n, operand) in node.operands.iter().enumerate() {
+        let walks_lookup = lookup.is_some_and(|factor| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|t| t.factor == factor)));
+        let held = rule.operand_layout(n, signature).largest_shard(&rule.operands[n], mesh);
+        let touched = if walks_lookup && !rule.rule.keeps(lookup.unwrap_or(0)) { held.min(result) } else { held };
+        bytes += dtype(*operand).bytes(touched) as f64;
+    }
+    let gemm_flops = if is_gemm(rule) { 2.0 * rule.largest_work(signature, mesh) } else { 0.0 };
+    Work { gemm_flops, bytes }
+}
+
+/// `t = launch + max(flops / peak, bytes / memory rate)` (roofline), times ranks per core where cores are fewer.
+pub fn compute_seconds(cluster: &Cluster, dtype: DType, work: Work) -> f64 {
+    let device = &cluster.device;
+    let share = cluster.cores_per_rank().min(1.0);
+    let flops = work.gemm_flops / (device.peak(dtype).0 * share);
+    let bytes = work.bytes / (device.memory_rate().0 * share);
+    device.launch().0 + flops.max(bytes)
+}
+
+/// `t = messages · latency + bytes received / bandwidth`, over the outermost level that the group spans. A ring of p
+/// ranks sends p − 1 messages, an all-reduce twice as many.
+pub fn step_seconds(cluster: &Cluster, shape: &Shape<'_>, step: &Step, element_bytes: f64) -> f64 {
+    let mesh = shape.mesh;
+    let moved = shape.received(step) * element_bytes;
+    let touched = (step.from.largest_shard(shape.dims, mesh) + step.to.largest_shard(shape.dims, mesh)) as f64 * element_bytes;
+    let memory = compute_seconds(cluster, DType::F32, Work { gemm_flops: 0.0, bytes: touched });
+    if step.kind.is_local() {
+        return memory;
+    }
+    let group = mesh.group(0, &step.axes);
+    let span = group.last().copied().unwrap_or(0) + 1;
+    let link = cluster.link(1, span);
+    let (latency, bandwidth) = (link.latency.0, link.rate.0);
+    let rounds = match step.kind {
+        partita_ir::boxing::StepKind::AllReduce => 2.0,
+        _ => 1.0,
+    };
+    let p = group.len() as f64;
+    rounds * (p - 1.0) * latency + moved / bandwidth + memory
+}

@@ -1,0 +1,310 @@
+//! Evaluating an expression row by row and block by block: what maps, folds, gathers and scatters share.
+
+use std::mem::MaybeUninit;
+
+use partita_ir::dtype::DType;
+use partita_ir::random::uniform;
+use partita_ir::scalar::Expr;
+
+use super::Launch;
+use super::nest::{Cursor, Nest};
+use super::tape::{Arg, ScalarStep, Tape};
+use super::vector::block::Frame;
+use super::vector::{Lane, Routines};
+
+/// Bytes that the buffers of a part should take, so that they and some operands share a first-level cache of 32 KiB.
+const CACHE: usize = 20 << 10;
+/// Bytes of buffers that lie on the stack; only enormous expressions need more.
+const STACK: usize = 64 << 10;
+/// Lanes of a block at most: more no longer make the steps' overhead smaller.
+const MOST_LANES: usize = 1024;
+
+/// An expression with the loop that its lanes run over.
+pub struct Program {
+    /// The loops.
+    pub nest: Nest,
+    /// The loop over lanes, of one iteration where there is none.
+    pub lane: usize,
+    /// The expression.
+    tape: Tape,
+    /// For a sum of which one index counts: its loop, and the index.
+    choice: Option<(usize, Tape)>,
+    /// Lanes of a block.
+    pub width: usize,
+    /// First lane and length of each block.
+    blocks: Blocks,
+}
+
+/// The blocks of the lane loop. No block straddles two runs, so that global indices are affine in each.
+enum Blocks {
+    Even { lanes: usize, count: usize },
+    Listed(Vec<(usize, usize)>),
+}
+
+impl Program {
+    /// Compiles `value` for lanes of type `T` along loop `lane`; none adds a loop of one iteration.
+    pub fn new<T: Lane>(mut nest: Nest, lane: Option<usize>, value: &Expr, choice: Option<(usize, &Expr)>) -> Self {
+        let lane = lane.unwrap_or_else(|| {
+            let unit = super::nest::Loop::unit(nest.base.len());
+            nest.loops.push(unit);
+            nest.loops.len() - 1
+        });
+        let along = &nest.loops[lane];
+        let tape = Tape::new::<T>(value, &nest, along, lane);
+        let choice = choice.map(|(index, expr)| (index, Tape::new::<T>(expr, &nest, along, lane)));
+        // two more buffers and one of f64 for what a fold keeps per lane
+        let per_lane = (tape.buffers + 2) * size_of::<T>() + size_of::<f64>();
+        let width = (CACHE / per_lane / 32 * 32).clamp(32, MOST_LANES).min(along.count);
+        let blocks = if along.runs.len() == 1 {
+            Blocks::Even { lanes: along.count, count: along.count.div_ceil(width) }
+        } else {
+            let of_run = |start: usize, count: usize| (0..count).step_by(width).map(move |at| (start + at, width.min(count - at)));
+            Blocks::Listed(along.runs.iter().flat_map(|run| of_run(run.start, run.count)).collect())
+        };
+        Self { nest, lane, tape, choice, width, blocks }
+    }
+
+    /// The number of blocks along the lane loop.
+    pub fn n_blocks(&self) -> usize {
+        match &self.blocks {
+            Blocks::Even { count, .. } => *count,
+            Blocks::Listed(list) => list.len(),
+        }
+    }
+
+    /// First lane and length of a block.
+    #[inline]
+    pub fn block(&self, block: usize) -> (usize, usize) {
+        match &self.blocks {
+            Blocks::Even { lanes, .. } => (block * self.width, self.width.min(lanes - block * self.width)),
+            Blocks::Listed(list) => list[block],
+        }
+    }
+
+    /// What the result's address gains per lane.
+    pub fn result_step(&self) -> isize {
+        self.nest.loops[self.lane].step(0) as isize
+    }
+
+    /// Whether this is a sum of which one index counts, and the loop over it.
+    pub fn choice(&self) -> Option<usize> {
+        self.choice.as_ref().map(|(index, _)| *index)
+    }
+
+    /// Calls `work` with memory for one part: the tape's buffers, then two of T and one of f64 per lane.
+    pub fn with_memory<T: Lane>(&self, work: impl FnOnce(Memory<T>)) {
+        #[repr(align(64))]
+        #[derive(Clone, Copy)]
+        struct Line([MaybeUninit<u8>; 64]);
+        // each buffer a whole number of cache lines
+        let width = self.width.next_multiple_of(16);
+        let bytes = width * ((self.tape.buffers + 2) * size_of::<T>() + size_of::<f64>());
+        let mut stack = [Line([MaybeUninit::uninit(); 64]); STACK / 64];
+        let mut heap = Vec::new();
+        let start: *mut u8 = if bytes <= STACK {
+            stack.as_mut_ptr().cast()
+        } else {
+            heap.resize(bytes.div_ceil(64), Line([MaybeUninit::uninit(); 64]));
+            heap.as_mut_ptr().cast()
+        };
+        // SAFETY: within the `bytes` bytes at `start`, aligned to 64; all are written, as 0, before they are read.
+        unsafe {
+            start.write_bytes(0, bytes);
+            let buffers: *mut T = start.cast();
+            let first = buffers.add(self.tape.buffers * width);
+            let second = first.add(width);
+            work(Memory { buffers, stride: width, first, second, wide: second.add(width).cast() });
+        }
+    }
+}
+
+/// Memory for one part. All of it is initialised.
+#[derive(Clone, Copy)]
+pub struct Memory<T> {
+    buffers: *mut T,
+    stride: usize,
+    /// One number per lane.
+    pub first: *mut T,
+    /// One number per lane.
+    pub second: *mut T,
+    /// One f64 per lane.
+    pub wide: *mut f64,
+}
+
+impl<T: Lane> Memory<T> {
+    /// The first `n` numbers per lane, the second, and the wide ones.
+    ///
+    /// # Safety
+    /// `n` is at most the program's width, and no two results of this are alive at a time.
+    pub unsafe fn lanes<'a>(self, n: usize) -> (&'a mut [T], &'a mut [T], &'a mut [f64]) {
+        // SAFETY: the three arrays are disjoint and initialised.
+        unsafe {
+            let slice = |start| std::slice::from_raw_parts_mut(start, n);
+            (slice(self.first), slice(self.second), std::slice::from_raw_parts_mut(self.wide, n))
+        }
+    }
+}
+
+/// A place in a program's loops with what is known there.
+pub struct Evaluator<'a, T> {
+    program: &'a Program,
+    launch: &'a Launch<'a>,
+    routines: &'a Routines<T>,
+    memory: Memory<T>,
+    /// Where the loops are.
+    pub cursor: Cursor<'a>,
+    scalars: Vec<f64>,
+    chosen: Vec<f64>,
+    vectors: Vec<*const T>,
+}
+
+impl<'a, T: Lane> Evaluator<'a, T> {
+    /// At the first iteration.
+    pub fn new(program: &'a Program, launch: &'a Launch<'a>, routines: &'a Routines<T>, memory: Memory<T>) -> Self {
+        Self {
+            program,
+            launch,
+            routines,
+            memory,
+            cursor: Cursor::new(&program.nest),
+            scalars: Vec::with_capacity(program.tape.scalars.len()),
+            chosen: Vec::new(),
+            vectors: vec![std::ptr::null(); program.tape.vectors.len()],
+        }
+    }
+
+    /// The local position of the index that counts here, if it is local.
+    ///
+    /// # Safety
+    /// The launch's contract.
+    pub unsafe fn choose(&mut self) -> Option<usize> {
+        let (index, tape) = self.program.choice.as_ref()?;
+        // SAFETY: the contract.
+        unsafe { scalars(tape, &self.program.nest, &self.cursor, self.launch, &mut self.chosen) };
+        let Arg::Scalar(root) = tape.root else { unreachable!("the index does not change along the lanes") };
+        let value = self.chosen[root];
+        let global = value as i64;
+        if global as f64 == value { self.program.nest.loops[*index].position(global) } else { None }
+    }
+
+    /// Starts a row: every loop but the lanes' is where it shall be. False where a choice finds nothing here.
+    ///
+    /// # Safety
+    /// The launch's contract.
+    pub unsafe fn start_row(&mut self) -> bool {
+        // SAFETY: the contract.
+        unsafe {
+            if let Some(index) = self.program.choice() {
+                let Some(position) = self.choose() else { return false };
+                self.cursor.place(index, position);
+            }
+            scalars(&self.program.tape, &self.program.nest, &self.cursor, self.launch, &mut self.scalars);
+        }
+        true
+    }
+
+    /// Moves to a block of lanes and gives its length.
+    #[inline]
+    pub fn seek_block(&mut self, block: usize) -> usize {
+        let (start, n) = self.program.block(block);
+        self.cursor.place(self.program.lane, start);
+        n
+    }
+
+    /// Evaluates the `n` lanes at which the cursor stands, into `to` unless it is null, and gives where they are.
+    ///
+    /// # Safety
+    /// The launch's contract; a row was started; the `n` lanes are a block; `to` is valid for `n` writes and overlaps
+    /// no operand.
+    #[inline]
+    pub unsafe fn evaluate(&mut self, n: usize, to: *mut T) -> *const T {
+        let program = self.program;
+        let at = match program.tape.root {
+            Arg::Scalar(root) => {
+                let to = if to.is_null() { self.memory.buffers } else { to };
+                // SAFETY: room for n lanes.
+                unsafe { std::slice::from_raw_parts_mut(to, n) }.fill(T::from_f64(self.scalars[root]));
+                return to;
+            }
+            Arg::Vector(root) => {
+                let mut frame = Frame {
+                    tape: &program.tape,
+                    nest: &program.nest,
+                    lane: &program.nest.loops[program.lane],
+                    operands: self.launch.operands,
+                    streams: &self.launch.streams,
+                    counters: &self.cursor.counters,
+                    first: self.cursor.global(program.lane),
+                    scalars: &self.scalars,
+                    vectors: &mut self.vectors,
+                    buffers: self.memory.buffers,
+                    stride: self.memory.stride,
+                    root_to: to,
+                };
+                // SAFETY: the contract; the routines are those of this machine.
+                unsafe { (self.routines.block)(&mut frame, n) };
+                self.vectors[root]
+            }
+        };
+        if !to.is_null() && at != to {
+            // SAFETY: the root is an operand in place or another vector: n lanes apart from `to`.
+            unsafe { std::ptr::copy_nonoverlapping(at, to, n) };
+            return to;
+        }
+        at
+    }
+
+    /// The address of the result here, in elements.
+    #[inline]
+    pub fn result(&self) -> isize {
+        self.cursor.counters[0] as isize
+    }
+}
+
+/// Runs the scalar steps of a tape.
+///
+/// # Safety
+/// The launch's contract.
+unsafe fn scalars(tape: &Tape, nest: &Nest, cursor: &Cursor<'_>, launch: &Launch<'_>, out: &mut Vec<f64>) {
+    out.clear();
+    for step in &tape.scalars {
+        let value = match *step {
+            ScalarStep::Const(value) => value,
+            // SAFETY: the contract.
+            ScalarStep::Operand(operand) => unsafe { element(nest, cursor, launch, operand) },
+            ScalarStep::Index(index) => cursor.global(index) as f64,
+            ScalarStep::Draw(draw) => uniform(launch.streams[draw], cursor.counters[nest.draws[draw].counter] as u64),
+            ScalarStep::Unary(op, a) => op.eval(out[a]),
+            ScalarStep::Binary(op, a, b) => op.eval(out[a], out[b]),
+            ScalarStep::Select(c, a, b) => {
+                if out[c] != 0.0 {
+                    out[a]
+                } else {
+                    out[b]
+                }
+            }
+        };
+        out.push(value);
+    }
+}
+
+/// One element of an operand, 0 outside.
+///
+/// # Safety
+/// The launch's contract.
+unsafe fn element(nest: &Nest, cursor: &Cursor<'_>, launch: &Launch<'_>, operand: usize) -> f64 {
+    let view = &nest.operands[operand];
+    if view.guards.iter().any(|guard| !(0..guard.size).contains(&cursor.counters[guard.counter])) {
+        return 0.0;
+    }
+    let at = cursor.counters[1 + operand] as isize;
+    let base = launch.operands[operand];
+    // SAFETY: the contract: the address is within the operand.
+    unsafe {
+        match view.dtype {
+            DType::F32 => f64::from(*base.cast::<f32>().offset(at)),
+            DType::F64 => *base.cast::<f64>().offset(at),
+            _ => f64::from(*base.cast::<i32>().offset(at)),
+        }
+    }
+}

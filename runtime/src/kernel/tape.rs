@@ -1,0 +1,223 @@
+//! An expression as a tape: steps over one number, then steps over a block of lanes.
+//!
+//! The innermost loop of a walk runs over *lanes*. What does not change along it is computed once per row as a scalar
+//! (in f64, which costs nothing there); the rest is a list of vector steps, each a tight loop over a block of lanes
+//! that stays in the first-level cache. A contiguous operand is read where it lies.
+
+use partita_ir::scalar::{Binary, Expr, Node, NodeId, Real, Unary};
+
+use super::nest::{Loop, Nest, Place};
+use super::vector::Lane;
+
+/// The value of a node: scalar step or vector step number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// The same in all lanes.
+    Scalar(usize),
+    /// One number per lane.
+    Vector(usize),
+}
+
+/// A step over one number.
+#[derive(Clone, Copy, Debug)]
+pub enum ScalarStep {
+    /// A constant.
+    Const(f64),
+    /// The element of an operand.
+    Operand(usize),
+    /// The global index of a loop.
+    Index(usize),
+    /// Draw `n` of the nest.
+    Draw(usize),
+    /// A function of an earlier step.
+    Unary(Unary, usize),
+    /// A function of two earlier steps.
+    Binary(Binary, usize, usize),
+    /// A choice of two earlier steps by a third.
+    Select(usize, usize, usize),
+}
+
+/// A step over lanes.
+#[derive(Clone, Copy, Debug)]
+pub enum VectorOp {
+    /// An operand read in place: contiguous along the lanes and of the lanes' own type.
+    Borrow(usize),
+    /// An operand copied: strided, of another type, or partly outside.
+    Read(usize),
+    /// The global index of the lane loop.
+    Index,
+    /// Draw `n` of the nest.
+    Draw(usize),
+    /// A function of an earlier vector.
+    Unary(Unary, usize),
+    /// A function of two earlier values.
+    Binary(Binary, Arg, Arg),
+    /// A choice of two earlier values by a third.
+    Select(Arg, Arg, Arg),
+}
+
+/// A step over lanes and the buffer that it writes.
+#[derive(Clone, Copy, Debug)]
+pub struct VectorStep {
+    /// What it does.
+    pub op: VectorOp,
+    /// Where to; of no meaning for a borrow.
+    pub buffer: usize,
+}
+
+/// A compiled expression.
+#[derive(Clone, Debug)]
+pub struct Tape {
+    /// Scalar steps in order; step n gives scalar n.
+    pub scalars: Vec<ScalarStep>,
+    /// Vector steps in order; step n gives vector n.
+    pub vectors: Vec<VectorStep>,
+    /// Buffers that the vector steps need.
+    pub buffers: usize,
+    /// The value of the expression.
+    pub root: Arg,
+}
+
+impl Tape {
+    /// Compiles an expression for lanes of type `T` along `lane`, which is loop `lane_index` of the nest.
+    pub fn new<T: Lane>(expr: &Expr, nest: &Nest, lane: &Loop, lane_index: usize) -> Self {
+        let expr = without_powers(expr);
+        let mut scalars = Vec::new();
+        let mut ops: Vec<VectorOp> = Vec::new();
+        let mut values: Vec<Arg> = Vec::with_capacity(expr.nodes.len());
+        for node in &expr.nodes {
+            let of = |id: &NodeId| values[*id as usize];
+            let step: Result<ScalarStep, VectorOp> = match node {
+                Node::Const(Real(value)) => Ok(ScalarStep::Const(*value)),
+                Node::Operand(n) if nest.is_uniform(*n, lane) => Ok(ScalarStep::Operand(*n)),
+                Node::Operand(n) => {
+                    let view = &nest.operands[*n];
+                    let in_place = view.dtype == T::DTYPE && lane.step(1 + n) == 1 && view.guards.is_empty();
+                    Err(if in_place { VectorOp::Borrow(*n) } else { VectorOp::Read(*n) })
+                }
+                Node::Index(factor) => match nest.places[*factor] {
+                    Place::Fixed(global) => Ok(ScalarStep::Const(global as f64)),
+                    Place::Loop(index) if index == lane_index => Err(VectorOp::Index),
+                    Place::Loop(index) => Ok(ScalarStep::Index(index)),
+                    Place::Merged => unreachable!("a loop whose index is read is not merged"),
+                },
+                Node::Random { salt, factors } => {
+                    let same = |draw: &super::nest::Draw| draw.salt == *salt && draw.factors == *factors;
+                    let draw = nest.draws.iter().position(same).expect("the nest has the draws of its expression");
+                    if lane.step(nest.draws[draw].counter) == 0 { Ok(ScalarStep::Draw(draw)) } else { Err(VectorOp::Draw(draw)) }
+                }
+                Node::Unary(op, a) => match of(a) {
+                    Arg::Scalar(a) => Ok(ScalarStep::Unary(*op, a)),
+                    Arg::Vector(a) => Err(VectorOp::Unary(*op, a)),
+                },
+                Node::Binary(op, a, b) => match (of(a), of(b)) {
+                    (Arg::Scalar(a), Arg::Scalar(b)) => Ok(ScalarStep::Binary(*op, a, b)),
+                    (a, b) => Err(VectorOp::Binary(*op, a, b)),
+                },
+                Node::Select(c, a, b) => match (of(c), of(a), of(b)) {
+                    (Arg::Scalar(c), Arg::Scalar(a), Arg::Scalar(b)) => Ok(ScalarStep::Select(c, a, b)),
+                    (c, a, b) => Err(VectorOp::Select(c, a, b)),
+                },
+            };
+            values.push(match step {
+                Ok(step) => {
+                    scalars.push(step);
+                    Arg::Scalar(scalars.len() - 1)
+                }
+                Err(op) => {
+                    ops.push(op);
+                    Arg::Vector(ops.len() - 1)
+                }
+            });
+        }
+        let root = values[expr.root as usize];
+        let (vectors, buffers) = assign(&ops, root);
+        Self { scalars, vectors, buffers, root }
+    }
+}
+
+fn inputs(op: &VectorOp) -> impl Iterator<Item = usize> + use<> {
+    let args = match *op {
+        VectorOp::Unary(_, a) => [Some(Arg::Vector(a)), None, None],
+        VectorOp::Binary(_, a, b) => [Some(a), Some(b), None],
+        VectorOp::Select(c, a, b) => [Some(c), Some(a), Some(b)],
+        _ => [None; 3],
+    };
+    args.into_iter().flatten().filter_map(|arg| match arg {
+        Arg::Vector(vector) => Some(vector),
+        Arg::Scalar(_) => None,
+    })
+}
+
+/// Gives every vector a buffer, and a buffer again when its vector was read for the last time.
+fn assign(ops: &[VectorOp], root: Arg) -> (Vec<VectorStep>, usize) {
+    let mut last: Vec<usize> = (0..ops.len()).collect();
+    for (position, op) in ops.iter().enumerate() {
+        inputs(op).for_each(|input| last[input] = position);
+    }
+    if let Arg::Vector(root) = root {
+        last[root] = ops.len();
+    }
+    // a choice by a scalar becomes an alias of the chosen vector, which must live as long
+    for (position, op) in ops.iter().enumerate().rev() {
+        if let VectorOp::Select(Arg::Scalar(_), ..) = op {
+            inputs(op).for_each(|input| last[input] = last[input].max(last[position]));
+        }
+    }
+    let mut free: Vec<usize> = Vec::new();
+    let mut buffers = 0;
+    let mut steps: Vec<VectorStep> = Vec::with_capacity(ops.len());
+    for (position, op) in ops.iter().enumerate() {
+        // before its inputs are given back: a step never writes what it reads
+        let buffer = if matches!(op, VectorOp::Borrow(_)) {
+            usize::MAX
+        } else {
+            free.pop().unwrap_or_else(|| {
+                buffers += 1;
+                buffers - 1
+            })
+        };
+        steps.push(VectorStep { op: *op, buffer });
+        for (earlier, step) in steps.iter().enumerate() {
+            if last[earlier] == position && step.buffer != usize::MAX {
+                free.push(step.buffer);
+            }
+        }
+    }
+    (steps, buffers.max(1))
+}
+
+/// The same expression with powers by common constants as products and roots.
+fn without_powers(expr: &Expr) -> Expr {
+    let mut out = Expr::default();
+    let mut placed: Vec<NodeId> = Vec::with_capacity(expr.nodes.len());
+    for node in &expr.nodes {
+        let at = |id: &NodeId| placed[*id as usize];
+        let id = match node {
+            Node::Binary(Binary::Pow, a, b) => {
+                let exponent = match expr.nodes[*b as usize] {
+                    Node::Const(Real(value)) => value,
+                    _ => f64::NAN,
+                };
+                let a = at(a);
+                match exponent {
+                    2.0 => out.push(Node::Binary(Binary::Mul, a, a)),
+                    3.0 => {
+                        let square = out.push(Node::Binary(Binary::Mul, a, a));
+                        out.push(Node::Binary(Binary::Mul, square, a))
+                    }
+                    0.5 => out.push(Node::Unary(Unary::Sqrt, a)),
+                    -0.5 => out.push(Node::Unary(Unary::Rsqrt, a)),
+                    _ => out.push(Node::Binary(Binary::Pow, a, at(b))),
+                }
+            }
+            Node::Unary(op, a) => out.push(Node::Unary(*op, at(a))),
+            Node::Binary(op, a, b) => out.push(Node::Binary(*op, at(a), at(b))),
+            Node::Select(c, a, b) => out.push(Node::Select(at(c), at(a), at(b))),
+            leaf => out.push(leaf.clone()),
+        };
+        placed.push(id);
+    }
+    out.root = placed[expr.root as usize];
+    out.pruned()
+}
