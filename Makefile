@@ -14,7 +14,7 @@ build: setup ## target/release/partita
 
 # One profile for everything: the property tests are heavy, and a test's build is the build of the program.
 test: build ## every test, and that the planner builds by itself
-	$(CARGO) build --release --locked --package partita-planner
+	@bash scripts/check_planner.sh
 	$(CARGO) test --release --locked --workspace
 
 demo: build ## compile a small gpt for 4 ranks and train it on this project's own source

@@ -150,6 +150,7 @@ impl<'a> Shared<'a> {
             splits: lowered.splits.clone(),
             order: lowered.order.clone(),
             operands: lowered.operands.iter().map(|(value, _)| graph.value(*value).ty.dtype).collect(),
+            shapes: lowered.operands.iter().map(|(value, _)| graph.shape(*value)).collect(),
             compute: graph.value(lowered.result).ty.dtype,
             gemm: lowered.gemm,
         };

@@ -114,7 +114,10 @@ pub fn render(source: Source<'_>, diagnostics: &[Diagnostic], color: bool) -> St
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(120);
     let text = NamedSource::new(source.name, source.text.to_owned());
     let mut out = String::new();
-    for diagnostic in diagnostics {
+    for (position, diagnostic) in diagnostics.iter().enumerate() {
+        if position > 0 {
+            out.push('\n');
+        }
         let located = Located { diagnostic, source: &text };
         // a report that cannot be drawn is still told in words
         if handler.render_report(&mut out, &located).is_err() {
@@ -194,11 +197,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// "did you mean `x`?", or else `otherwise`.
-pub(crate) fn did_you_mean<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-    otherwise: impl FnOnce() -> String,
-) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, otherwise: impl FnOnce() -> String) -> String {
     match nearest(word, candidates) {
         Some(candidate) => format!("did you mean `{candidate}`?"),
         None => otherwise(),

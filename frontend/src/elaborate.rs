@@ -23,7 +23,7 @@ use partita_ir::id::{AxisId, Id, OpId};
 use crate::diagnostics::{Diagnostic, Diagnostics, listed};
 use crate::operators;
 use crate::settings::{Settings, twice};
-use crate::syntax::{Block, File, Name, Op, StatementKind};
+use crate::syntax::{Block, Defines, File, Name, Op, StatementKind};
 use crate::train::Section;
 use scope::Frame;
 
@@ -42,7 +42,8 @@ const MOST_DIMS: usize = 16;
 struct AxisEntry {
     name: String,
     span: Span,
-    role: Role,
+    /// `None` if it is broken; the graph then says none.
+    role: Option<Role>,
     /// `None` if its size is broken; the graph then says 1.
     size: Option<u64>,
 }
@@ -75,6 +76,8 @@ struct Elaborator<'a> {
     blocks: Vec<BlockEntry<'a>>,
     block_names: BTreeMap<&'a str, usize>,
     ops: BTreeMap<&'a str, OpEntry<'a>>,
+    /// Blocks and operators that could not be read.
+    broken_calls: BTreeSet<&'a str>,
     /// The file's names, and above them those of each block that is being called.
     frames: Vec<Frame>,
     /// Names of loops and calls of blocks that are taken.
@@ -99,6 +102,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         blocks: Vec::new(),
         block_names: BTreeMap::new(),
         ops: BTreeMap::new(),
+        broken_calls: BTreeSet::new(),
         frames: vec![Frame::default()],
         paths: BTreeSet::new(),
         leaves: BTreeSet::new(),
@@ -119,6 +123,9 @@ impl<'a> Elaborator<'a> {
                 StatementKind::Op(op) => self.declare_op(op),
                 StatementKind::Input { name, .. } | StatementKind::Weight { name, .. } => {
                     self.leaves.insert(name.text.clone());
+                }
+                StatementKind::Broken { defines: Defines::Callable, name } => {
+                    self.broken_calls.insert(&name.text);
                 }
                 _ => {}
             }
@@ -191,8 +198,11 @@ impl<'a> Elaborator<'a> {
             let sizes = self.builder.graph.factor_sizes(rule);
             let points = sizes.iter().try_fold(1u128, |points, size| points.checked_mul(u128::from(*size)));
             if points.is_none_or(|points| points >= MOST_ELEMENTS) {
-                let axes = listed(rule.factors.iter().map(|axis| format!("{} = {}", self.builder.graph.axis(*axis).name, self.builder.graph.size(*axis))));
-                let mut diagnostic = Diagnostic::new("partita::size::too_large", format!("this operator walks 2^62 points or more: {axes}"));
+                let axes = listed(
+                    rule.factors.iter().map(|axis| format!("{} = {}", self.builder.graph.axis(*axis).name, self.builder.graph.size(*axis))),
+                );
+                let mut diagnostic =
+                    Diagnostic::new("partita::size::too_large", format!("this operator walks 2^62 points or more: {axes}"));
                 if let Some(span) = op.span {
                     diagnostic = diagnostic.label(span, "here");
                 }

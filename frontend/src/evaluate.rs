@@ -124,6 +124,8 @@ pub(crate) enum Found {
 pub(crate) trait Scope {
     /// What `name` means.
     fn find(&self, name: &str) -> Found;
+    /// Where the value of `name` is set, and the value that `--set` put in its place, if it did.
+    fn replaced(&self, name: &str) -> Option<(Span, Num)>;
     /// Every name, for suggestions.
     fn names(&self) -> Vec<String>;
 }
@@ -172,9 +174,8 @@ pub(crate) fn evaluate(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnos
             function(row.form, &values.into_iter().collect::<Option<Vec<Num>>>()?, expr.span, diagnostics)
         }
         ExprKind::Index(_) | ExprKind::Bracket(..) => {
-            diagnostics.push(
-                Diagnostic::new("partita::name::not_a_number", "this is a tensor; a number is needed here").label(expr.span, "here"),
-            );
+            diagnostics
+                .push(Diagnostic::new("partita::name::not_a_number", "this is a tensor; a number is needed here").label(expr.span, "here"));
             None
         }
     }
@@ -224,9 +225,14 @@ fn finite(value: Option<Num>, span: Span, diagnostics: &mut Diagnostics) -> Opti
 pub(crate) fn unknown_name(name: &str, span: Span, found: Found, known: &[String]) -> Diagnostic {
     let diagnostic = Diagnostic::new("partita::name::unknown", format!("nothing is named `{name}` here"));
     if let Found::Later(later) = found {
-        return diagnostic.label(span, "used here").label(later, "defined only here").help(format!("move the definition of `{name}` above this line"));
+        return diagnostic
+            .label(span, "used here")
+            .label(later, "defined only here")
+            .help(format!("move the definition of `{name}` above this line"));
     }
-    let help = did_you_mean(name, known.iter().map(String::as_str), || format!("define it above: `{name} = ...`, or as a number: `set {name} = ...`"));
+    let help = did_you_mean(name, known.iter().map(String::as_str), || {
+        format!("define it above: `{name} = ...`, or as a number: `set {name} = ...`")
+    });
     diagnostic.label(span, "unknown name").help(help)
 }
 
@@ -259,20 +265,48 @@ impl Whole<'_> {
             Some(whole) => {
                 let bound = if whole < self.least { format!("at least {}", self.least) } else { format!("at most {}", power(self.most)) };
                 let message = format!("{} is {whole}, and must be {bound}", self.what);
-                diagnostics.push(marked(Diagnostic::new("partita::number::out_of_range", message), format!("this is {whole}")));
+                let diagnostic = marked(Diagnostic::new("partita::number::out_of_range", message), format!("this is {whole}"));
+                diagnostics.push(with_replaced(diagnostic, expr, scope));
             }
             None => {
                 let division = expr.and_then(|expr| inexact_division(expr, scope));
-                diagnostics.push(match division {
+                let diagnostic = match division {
                     Some((span, a, b)) => does_not_divide(self.what, span, a, b),
                     None => {
                         let message = format!("{} is {value}, and must be a whole number", self.what);
-                        marked(Diagnostic::new("partita::number::not_whole", message), format!("this is {value}")).help("`floor(...)` rounds down")
+                        marked(Diagnostic::new("partita::number::not_whole", message), format!("this is {value}"))
+                            .help("`floor(...)` rounds down")
                     }
-                });
+                };
+                diagnostics.push(with_replaced(diagnostic, expr, scope));
             }
         }
         None
+    }
+}
+
+/// Labels on the settings of `expr` that `--set` replaced: the file alone does not say where the numbers come from.
+fn with_replaced(mut diagnostic: Diagnostic, expr: Option<&Expr>, scope: &dyn Scope) -> Diagnostic {
+    let mut names: Vec<&str> = Vec::new();
+    expr.into_iter().for_each(|expr| names_in(expr, &mut names));
+    for (position, name) in names.iter().enumerate() {
+        if let Some((span, value)) = scope.replaced(name).filter(|_| !names[..position].contains(name)) {
+            diagnostic = diagnostic.label(span, format!("replaced by `--set {name}={value}`"));
+        }
+    }
+    diagnostic
+}
+
+fn names_in<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
+    match &expr.kind {
+        ExprKind::Name(name) => names.push(name),
+        ExprKind::Negate(inner) => names_in(inner, names),
+        ExprKind::Binary(_, left, right) => {
+            names_in(left, names);
+            names_in(right, names);
+        }
+        ExprKind::Call(call) => call.arguments.iter().for_each(|argument| names_in(&argument.value, names)),
+        ExprKind::Number(_) | ExprKind::Index(_) | ExprKind::Bracket(..) => {}
     }
 }
 
@@ -316,9 +350,7 @@ fn does_not_divide(what: &str, span: Span, (a, a_name): Side, (b, b_name): Side)
     ];
     let ways: Vec<String> = ways.into_iter().flatten().collect();
     let help = (!ways.is_empty()).then(|| format!("{} would divide", ways.join(", or ")));
-    Diagnostic::new("partita::shape::does_not_divide", message)
-        .label(span, format!("{a} = {b} × {:.2}", a as f64 / b as f64))
-        .help_if(help)
+    Diagnostic::new("partita::shape::does_not_divide", message).label(span, format!("{a} = {b} × {:.2}", a as f64 / b as f64)).help_if(help)
 }
 
 /// The divisors of `a` next to `b`, below and above.

@@ -8,7 +8,7 @@ use std::fmt;
 use logos::Logos;
 use partita_ir::graph::Span;
 
-use crate::diagnostics::{Diagnostic, Diagnostics, plural};
+use crate::diagnostics::{Diagnostic, Diagnostics};
 
 /// What a token is.
 #[derive(Logos, Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,9 @@ pub(crate) enum Token {
     Star,
     #[token("/")]
     Slash,
+    /// Characters that begin no token, and strings, reported by the lexer.
+    #[regex(r#""[^"\n]*""#)]
+    Strange,
     /// After the last character.
     End,
 }
@@ -94,49 +97,50 @@ impl fmt::Display for Token {
             Token::Minus => "`-`",
             Token::Star => "`*`",
             Token::Slash => "`/`",
+            Token::Strange => "strange characters",
             Token::End => "the end of the file",
         })
     }
 }
 
-/// The tokens of `text`, with [`Token::End`] last. Characters that begin no token are reported and left out.
+/// The tokens of `text`, with [`Token::End`] last. Characters that begin no token are reported; a line that has them is
+/// not worth another report.
 pub(crate) fn lex(text: &str, diagnostics: &mut Diagnostics) -> Vec<(Token, Span)> {
     let at = |position: usize| u32::try_from(position).expect("the size of the text was checked");
-    let mut tokens = Vec::new();
-    let mut strange: Option<Span> = None;
-    let mut report = |strange: &mut Option<Span>| {
-        if let Some(span) = strange.take() {
-            let found = &text[span.start as usize..span.end as usize];
-            let count = found.chars().count();
-            let shown: String = found.chars().take(20).collect();
-            let mut diagnostic =
-                Diagnostic::new("partita::syntax::unexpected_character", format!("{} `{shown}` not understood", plural(count, "character")))
-                    .label(span, "here");
-            if shown.contains(['"', '\'']) {
-                diagnostic = diagnostic.help("the language has no strings; comments begin with `#`");
-            } else if shown.contains(';') {
-                diagnostic = diagnostic.help("a statement ends with its line; write each on a line of its own");
-            }
-            diagnostics.push(diagnostic);
-        }
-    };
+    let mut tokens: Vec<(Token, Span)> = Vec::new();
     for (token, range) in Token::lexer(text).spanned() {
         let span = Span { start: at(range.start), end: at(range.end) };
-        match token {
-            Ok(token) => {
-                report(&mut strange);
-                tokens.push((token, span));
-            }
-            Err(()) => match &mut strange {
-                Some(before) if before.end == span.start => before.end = span.end,
-                _ => {
-                    report(&mut strange);
-                    strange = Some(span);
-                }
-            },
+        match (token.unwrap_or(Token::Strange), tokens.last_mut()) {
+            (Token::Strange, Some((Token::Strange, before))) if before.end == span.start => before.end = span.end,
+            (token, _) => tokens.push((token, span)),
         }
     }
-    report(&mut strange);
-    tokens.push((Token::End, Span { start: at(text.len()), end: at(text.len()) }));
+    let slice = |span: Span| &text[span.start as usize..span.end as usize];
+    for (_, span) in tokens.iter().filter(|(token, _)| *token == Token::Strange) {
+        diagnostics.push(strange(slice(*span), *span));
+    }
+    // without its semicolons a line is what was meant
+    tokens.retain(|(token, span)| *token != Token::Strange || slice(*span) != ";");
+    let end = Span { start: at(text.len()), end: at(text.len()) };
+    tokens.push((Token::End, end));
     tokens
+}
+
+fn strange(found: &str, span: Span) -> Diagnostic {
+    let shown: String = found.chars().take(20).collect();
+    let message = if found.chars().count() == 1 {
+        format!("character `{shown}` means nothing")
+    } else {
+        format!("characters `{shown}` mean nothing")
+    };
+    let diagnostic = Diagnostic::new("partita::syntax::unexpected_character", message).label(span, "here");
+    match found.chars().next() {
+        Some('"' | '\'') => diagnostic.help("the language has no strings; comments begin with `#`"),
+        Some(';') => diagnostic.help("a statement ends with its line; write each on a line of its own"),
+        Some('&' | '|' | '!') => {
+            diagnostic.help("comparisons give 0 or 1: `a * b` is 1 where both hold, `max(a, b)` where one does, `1 - a` where it does not")
+        }
+        Some('^') => diagnostic.help("a power is `pow(a, b)`"),
+        _ => diagnostic,
+    }
 }

@@ -29,9 +29,41 @@
 //! assert_eq!(model.graph.params().count(), 2);
 //! ```
 //!
-//! Dimensions are matched by the names of their axes, never by position. The way through the crate is that of a file:
-//! lexer, parser, settings and `train` section, elaboration against the [operator table](operators::TABLE). All
-//! errors of a file are found in one run, as [`Diagnostic`]s; a graph is given only if there are none.
+//! # The language
+//!
+//! A line is a statement; it goes on where a bracket is open. `#` begins a comment. Dimensions are matched by the names of
+//! their axes, never by position.
+//!
+//! | statement | meaning |
+//! |---|---|
+//! | `model gpt` | the name of the model, once |
+//! | `set ffn = 4 * hidden` | a number with a default, which `--set` replaces; later lines may use it |
+//! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
+//! | `axis head_dim = hidden / heads` | an axis with a size of its own |
+//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further |
+//! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
+//! | `op swiglu(a[.., i], b[.., i]) -> [.., i] = silu(a) * b` | an operator: letters stand for axes by position, `..` for any others |
+//! | `op dot(a[m, k], b[k, n]) -> [m, n], sum k = a * b` | one that folds `k`; `: norm` before the `=` gives it a class |
+//! | `block layer(x[batch, hidden], rate) { ... return x }` | a body with names of its own, written out at each call; it sees settings, axes, its arguments and blocks above it |
+//! | `x = expression` | names may be assigned again |
+//! | `repeat layers { x = layer(x) }` | what the body assigns and what existed before is carried on; weights exist once an iteration, as `layer.3.wq`; `as name` names the loop |
+//! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
+//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |
+//!
+//! Expressions have `+ - * /`, comparisons (1 or 0), numbers, settings, sizes of axes by their names, `index[axis]`, and the
+//! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of
+//! its operands in order of appearance. All arithmetic of one expression is one operator, with one exception: a sum of a
+//! named value and a branch with the same axes is an operator of its own, of the class of residuals.
+//!
+//! Brackets with an arrow behind a tensor move its elements: `k[seq -> past]` renames an axis, `x[hidden -> heads * head_dim]`
+//! splits one, `x[heads * head_dim -> hidden]` merges neighbours, `x[seq = 0 .. 4 -> short]` cuts.
+//!
+//! # The crate
+//!
+//! Its files are the way of a text: lexer, parser, settings and `train` section, elaboration. All errors of a file are
+//! found in one run, as [`Diagnostic`]s with stable codes; a graph is given only if there are none.
+//!
+//! **Invariant:** nothing here knows a model, and no input makes it panic or run without bound.
 
 mod diagnostics;
 mod elaborate;
@@ -46,8 +78,8 @@ mod train;
 use partita_ir::graph::Graph;
 use partita_ir::train::Train;
 
-pub use diagnostics::{Diagnostic, render};
 use diagnostics::Diagnostics;
+pub use diagnostics::{Diagnostic, render};
 use settings::{Overrides, Settings};
 use syntax::{File, StatementKind};
 
@@ -89,7 +121,7 @@ const LONGEST_FILE: usize = 1 << 20;
 ///
 /// # Errors
 /// Everything that is wrong with the file and the settings, in order of position; see [`render`]. After 100 errors
-/// the others are left out.
+/// the others are left out, and where a `}` is missing names are not looked at.
 pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     if source.text.len() > LONGEST_FILE {
@@ -104,6 +136,9 @@ pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagn
     let section = train::resolve(&file, &settings, &mut overrides, &mut diagnostics);
     let values: Vec<(String, String)> = settings.values().chain(section.values.iter().cloned()).collect();
     overrides.report_unused(&values, &mut diagnostics);
+    if file.unbalanced {
+        return Err(diagnostics.sorted());
+    }
     let graph = elaborate::elaborate(&file, &name, &settings, &section, &mut diagnostics);
     if diagnostics.is_empty() { Ok(Model { name, graph, train: section.train, settings: values }) } else { Err(diagnostics.sorted()) }
 }
@@ -117,11 +152,16 @@ fn name(file: &File, diagnostics: &mut Diagnostics) -> String {
     let first = names.next();
     if let (Some(first), Some(again)) = (first, names.next()) {
         diagnostics.push(
-            Diagnostic::new("partita::name::twice", "a file holds one model").label(again.span, "a second name").label(first.span, "the first"),
+            Diagnostic::new("partita::name::twice", "a file holds one model")
+                .label(again.span, "a second name")
+                .label(first.span, "the first"),
         );
     }
     if first.is_none() && diagnostics.is_empty() {
-        diagnostics.push(Diagnostic::new("partita::syntax::no_model", "the file does not name its model").help("begin it with a line such as `model gpt`"));
+        diagnostics.push(
+            Diagnostic::new("partita::syntax::no_model", "the file does not name its model")
+                .help("begin it with a line such as `model gpt`"),
+        );
     }
     first.map_or_else(String::new, |name| name.text.clone())
 }

@@ -26,6 +26,8 @@ pub(crate) struct Parser<'a> {
     text: &'a str,
     tokens: Vec<(Token, Span)>,
     position: usize,
+    /// Where the statement begins that is being read.
+    statement: usize,
     /// Open parentheses and brackets: inside them a newline means nothing.
     open: Vec<(Token, Span)>,
     /// How deep the descent is.
@@ -34,13 +36,27 @@ pub(crate) struct Parser<'a> {
     closed_early: usize,
     /// Where the last of them was closed.
     closed_at: Option<usize>,
+    /// Whether a body does not end where it should, so that nobody can tell what belongs to it.
+    unbalanced: bool,
     diagnostics: &'a mut Diagnostics,
 }
 
 /// Reads a file.
 pub(crate) fn parse(text: &str, tokens: Vec<(Token, Span)>, diagnostics: &mut Diagnostics) -> File {
-    let mut parser = Parser { text, tokens, position: 0, open: Vec::new(), depth: 0, closed_early: 0, closed_at: None, diagnostics };
-    File { statements: parser.file() }
+    let mut parser = Parser {
+        text,
+        tokens,
+        position: 0,
+        statement: 0,
+        open: Vec::new(),
+        depth: 0,
+        closed_early: 0,
+        closed_at: None,
+        unbalanced: false,
+        diagnostics,
+    };
+    let statements = parser.file();
+    File { statements, unbalanced: parser.unbalanced }
 }
 
 impl<'a> Parser<'a> {
@@ -114,9 +130,14 @@ impl<'a> Parser<'a> {
     /// Reports that something else was expected here.
     fn unexpected(&mut self, expected: &str) -> Failed {
         let token = self.peek();
+        if token == Token::Strange {
+            return Failed;
+        }
         let here = self.here();
         let before = self.previous();
-        let new_line = self.text[before.end as usize..here.start as usize].contains('\n') || token == Token::Newline;
+        // a statement may begin a line, the rest of one may not
+        let between = self.text.get(before.end as usize..here.start as usize).unwrap_or_default();
+        let new_line = self.position > self.statement && (between.contains('\n') || token == Token::Newline);
         let found = match token {
             Token::Name | Token::Number => {
                 let text: String = self.slice(here).chars().take(40).collect();
@@ -128,7 +149,8 @@ impl<'a> Parser<'a> {
         };
         // what is missing at the end of a line is missing there, not where the next line begins
         let (place, found) = if new_line && token != Token::End {
-            (Span { start: before.end.saturating_sub(1).max(before.start), end: before.end }, "the end of the line".to_owned())
+            let last = self.text[..before.end as usize].char_indices().next_back().map_or(0, |(start, _)| start as u32);
+            (Span { start: last, end: before.end }, "the end of the line".to_owned())
         } else {
             (here, found)
         };
@@ -167,8 +189,11 @@ impl<'a> Parser<'a> {
     fn new_name(&mut self, purpose: &str) -> Parsed<Name> {
         let name = self.name(purpose)?;
         if RESERVED.contains(&name.text.as_str()) || name.text == "index" {
-            let diagnostic = Diagnostic::new("partita::syntax::reserved_word", format!("`{}` is a word of the language and names nothing else", name.text))
-                .label(name.span, "choose another name");
+            let diagnostic = Diagnostic::new(
+                "partita::syntax::reserved_word",
+                format!("`{}` is a word of the language and names nothing else", name.text),
+            )
+            .label(name.span, "choose another name");
             self.diagnostics.push(diagnostic);
             return Err(Failed);
         }

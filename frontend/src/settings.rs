@@ -5,7 +5,7 @@ use partita_ir::graph::Span;
 use crate::Setting;
 use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
 use crate::evaluate::{Found, Num, Scope, evaluate};
-use crate::syntax::{File, StatementKind};
+use crate::syntax::{Defines, File, StatementKind};
 
 /// More settings than any model needs.
 const MOST_SETTINGS: usize = 1000;
@@ -16,6 +16,8 @@ struct Row {
     name: String,
     span: Span,
     value: Option<Num>,
+    /// Whether `--set` gave it.
+    replaced: bool,
 }
 
 /// What `--set` says, by name; the last of a name counts.
@@ -50,7 +52,8 @@ impl<'a> Overrides<'a> {
         };
         if value.is_none() {
             let shown: String = text.chars().take(40).collect();
-            let mut diagnostic = Diagnostic::new("partita::set::not_a_number", format!("`--set {name}={shown}`: `{shown}` is not a number"));
+            let mut diagnostic =
+                Diagnostic::new("partita::set::not_a_number", format!("`--set {name}={shown}`: `{shown}` is not a number"));
             if let Some(span) = defined {
                 diagnostic = diagnostic.label(span, format!("`{name}` is set here"));
             }
@@ -65,11 +68,12 @@ impl<'a> Overrides<'a> {
             let name: String = setting.name.chars().take(64).collect();
             let names = || known.iter().map(|(name, _)| name.as_str());
             let all = || format!("this model has {}", listed(names()));
-            let mut help = did_you_mean(&name, names(), &all);
+            let mut help = did_you_mean(&name, names(), all);
             if help != all() {
                 help = format!("{help} {}", all());
             }
-            diagnostics.push(Diagnostic::new("partita::set::unknown", format!("`--set {name}`: nothing of this name can be set")).help(help));
+            diagnostics
+                .push(Diagnostic::new("partita::set::unknown", format!("`--set {name}`: nothing of this name can be set")).help(help));
         }
     }
 }
@@ -87,25 +91,28 @@ impl Settings {
     pub(crate) fn resolve(file: &File, overrides: &mut Overrides<'_>, diagnostics: &mut Diagnostics) -> Self {
         let lines = || {
             file.statements.iter().filter_map(|statement| match &statement.kind {
-                StatementKind::Set { name, value } => Some((name, value)),
+                StatementKind::Set { name, value } => Some((name, Some(value))),
+                StatementKind::Broken { defines: Defines::Setting, name } => Some((name, None)),
                 _ => None,
             })
         };
         let mut settings = Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect() };
         for (name, value) in lines() {
             if settings.rows.len() >= MOST_SETTINGS {
-                diagnostics.push(Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_SETTINGS} settings")).label(name.span, "one more"));
+                diagnostics.push(
+                    Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_SETTINGS} settings"))
+                        .label(name.span, "one more"),
+                );
                 break;
             }
             if let Some(row) = settings.row(&name.text) {
                 diagnostics.push(twice("settings", &name.text, name.span, row.span));
                 continue;
             }
-            let value = match overrides.take_number(&name.text, Some(name.span), diagnostics) {
-                Some(value) => value,
-                None => evaluate(value, &settings, diagnostics),
-            };
-            settings.rows.push(Row { name: name.text.clone(), span: name.span, value });
+            let set = overrides.take_number(&name.text, Some(name.span), diagnostics);
+            let replaced = set.is_some();
+            let value = set.unwrap_or_else(|| evaluate(value?, &settings, diagnostics));
+            settings.rows.push(Row { name: name.text.clone(), span: name.span, value, replaced });
         }
         settings.later.clear();
         settings
@@ -132,6 +139,11 @@ impl Scope for Settings {
         self.row(name).map_or_else(later, |row| row.value.map_or(Found::Broken, Found::Number))
     }
 
+    fn replaced(&self, name: &str) -> Option<(Span, Num)> {
+        let row = self.row(name).filter(|row| row.replaced)?;
+        Some((row.span, row.value?))
+    }
+
     fn names(&self) -> Vec<String> {
         self.rows.iter().map(|row| row.name.clone()).collect()
     }
@@ -142,5 +154,5 @@ pub(crate) fn twice(what: &str, name: &str, again: Span, first: Span) -> Diagnos
     Diagnostic::new("partita::name::twice", format!("there are two {what} named `{name}`"))
         .label(again, "defined again here")
         .label(first, "first defined here")
-        .help("give one of them another name")
+        .help("leave one of them out, or give it another name")
 }

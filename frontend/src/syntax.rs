@@ -14,6 +14,8 @@ pub(crate) struct Name {
 #[derive(Debug)]
 pub(crate) struct File {
     pub statements: Vec<Statement>,
+    /// Whether a body does not end where it should: then names are not where they belong.
+    pub unbalanced: bool,
 }
 
 /// A statement, from its first word to its last.
@@ -49,6 +51,17 @@ pub(crate) enum StatementKind {
     Loss(Expr),
     /// `train { ... }`
     Train(Vec<Entry>),
+    /// What could not be read, and the name that it was to define.
+    Broken { defines: Defines, name: Name },
+}
+
+/// What kind of name a statement defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defines {
+    Setting,
+    Axis,
+    Tensor,
+    Callable,
 }
 
 #[derive(Debug)]
@@ -76,7 +89,7 @@ impl Parameter {
 #[derive(Debug)]
 pub(crate) struct Letters {
     pub names: Vec<Name>,
-    /// Position of `..` among them: at the front (0) or at the end.
+    /// How many of them stand before `..`.
     pub rest: Option<usize>,
     pub span: Span,
 }

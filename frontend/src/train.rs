@@ -13,7 +13,15 @@ use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, Statement
 const ENTRIES: [&str; 6] = ["optimizer", "lr", "schedule", "clip", "batch", "precision"];
 /// Options of each optimizer, with defaults.
 const OPTIMIZERS: &[Choice] = &[
-    ("adamw", &[("beta1", 0.9, Range::Fraction), ("beta2", 0.95, Range::Fraction), ("eps", 1e-8, Range::Positive), ("decay", 0.1, Range::NotNegative)]),
+    (
+        "adamw",
+        &[
+            ("beta1", 0.9, Range::Fraction),
+            ("beta2", 0.95, Range::Fraction),
+            ("eps", 1e-8, Range::Positive),
+            ("decay", 0.1, Range::NotNegative),
+        ],
+    ),
     ("sgd", &[("momentum", 0.9, Range::Fraction), ("decay", 0.0, Range::NotNegative)]),
 ];
 /// Options of each schedule, with defaults.
@@ -66,6 +74,7 @@ impl Range {
 struct Number {
     value: Option<Num>,
     span: Option<Span>,
+    set: bool,
 }
 
 /// The result: the settings of training, everything of it that can be set, and which entries were given.
@@ -162,24 +171,26 @@ impl<'a> Reader<'a, '_> {
         let entry = self.entry(name);
         let span = entry.map(|entry| entry.span);
         if let Some(value) = self.set_number(name, span) {
-            return Number { value, span };
+            return Number { value, span, set: true };
         }
         match entry.map(|entry| &entry.value) {
-            Some(EntryValue::Expr(expr)) => Number { value: evaluate(expr, self.settings, self.diagnostics), span: Some(expr.span) },
+            Some(EntryValue::Expr(expr)) => {
+                Number { value: evaluate(expr, self.settings, self.diagnostics), span: Some(expr.span), set: false }
+            }
             Some(EntryValue::Word { word, .. }) => {
                 self.diagnostics.push(
                     Diagnostic::new("partita::train::not_a_number", format!("`{name}` is a number"))
                         .label(word.span, "not a number")
                         .help(format!("write `{name} = {default}`")),
                 );
-                Number { value: None, span }
+                Number { value: None, span, set: false }
             }
             None => {
                 let span = self.settings.span(name);
                 match self.settings.find(name) {
-                    Found::Number(value) => Number { value: Some(value), span },
-                    Found::Broken => Number { value: None, span },
-                    _ => Number { value: Some(default), span: None },
+                    Found::Number(value) => Number { value: Some(value), span, set: false },
+                    Found::Broken => Number { value: None, span, set: false },
+                    _ => Number { value: Some(default), span: None, set: false },
                 }
             }
         }
@@ -190,9 +201,14 @@ impl<'a> Reader<'a, '_> {
         if range.holds(value) {
             return value.to_f64();
         }
-        let mut diagnostic = Diagnostic::new("partita::train::out_of_range", format!("`{name}` is {value}, and must be {}", range.words()));
+        let range = range.words();
+        let mut diagnostic = if found.set {
+            Diagnostic::new("partita::set::out_of_range", format!("`--set {name}={value}`: `{name}` must be {range}"))
+        } else {
+            Diagnostic::new("partita::train::out_of_range", format!("`{name}` is {value}, and must be {range}"))
+        };
         if let Some(span) = found.span {
-            diagnostic = diagnostic.label(span, "set here");
+            diagnostic = diagnostic.label(span, if found.set { "replaced by `--set`" } else { "set here" });
         }
         self.diagnostics.push(diagnostic.help(format!("the default is {}", real(default))));
         default
@@ -213,7 +229,17 @@ impl<'a> Reader<'a, '_> {
                 Some(EntryValue::Expr(expr)) => Some(expr),
                 _ => None,
             };
-            found.value = bounds.check(value, expr, found.span, self.settings, self.diagnostics).map(Num::Int);
+            found.value = match value.whole() {
+                Some(whole) if whole < bounds.least && found.set => {
+                    let message = format!("`--set batch={value}`: a batch has at least one sample");
+                    self.diagnostics.push(
+                        Diagnostic::new("partita::set::out_of_range", message)
+                            .help("the batch counts the samples of a step over all ranks"),
+                    );
+                    None
+                }
+                _ => bounds.check(value, expr.filter(|_| !found.set), found.span, self.settings, self.diagnostics).map(Num::Int),
+            };
         }
         self.tell("batch", found.value.unwrap_or(Num::Int(default as i64)));
         found
@@ -221,11 +247,9 @@ impl<'a> Reader<'a, '_> {
 
     fn clip(&mut self, default: Option<f64>) -> Option<f64> {
         let fallback = default.unwrap_or(1.0);
-        let clip = if self.settings.span("clip").is_none() && self.overrides_say_none() {
-            None
-        } else if matches!(self.entry("clip").map(|entry| &entry.value), Some(EntryValue::Word { word, options }) if word.text == "none" && options.is_empty())
-            && !self.overridden("clip")
-        {
+        let set = self.set_text("clip").map(str::to_owned);
+        let none = set.as_deref().map_or_else(|| self.clip_none(), |text| text == "none");
+        let clip = if none {
             None
         } else {
             let found = self.raw("clip", Num::Real(fallback));
@@ -235,12 +259,13 @@ impl<'a> Reader<'a, '_> {
         clip
     }
 
-    fn overridden(&mut self, name: &str) -> bool {
-        self.set_text(name).is_some()
-    }
-
-    fn overrides_say_none(&mut self) -> bool {
-        self.set_text("clip") == Some("none")
+    /// Whether the section says `clip none`, or `clip = none`.
+    fn clip_none(&self) -> bool {
+        match self.entry("clip").map(|entry| &entry.value) {
+            Some(EntryValue::Word { word, options }) => word.text == "none" && options.is_empty(),
+            Some(EntryValue::Expr(expr)) => matches!(&expr.kind, ExprKind::Name(word) if word == "none"),
+            None => false,
+        }
     }
 
     fn precision(&mut self, default: DType) -> DType {
@@ -261,6 +286,7 @@ impl<'a> Reader<'a, '_> {
     /// The word of an entry among `choices`, from `--set` or from the section.
     fn word(&mut self, name: &'static str, written: Option<(String, Span)>, choices: &[&'static str]) -> Option<&'static str> {
         let set = self.set_text(name).map(str::to_owned);
+        let is_set = set.is_some();
         let (text, span) = match (set, written) {
             (Some(text), written) => (text, written.map(|(_, span)| span)),
             (None, Some((text, span))) => (text, Some(span)),
@@ -270,9 +296,13 @@ impl<'a> Reader<'a, '_> {
         if found.is_none() {
             let shown: String = text.chars().take(40).collect();
             let told = if shown.is_empty() { "this".to_owned() } else { format!("`{shown}`") };
-            let mut diagnostic = Diagnostic::new("partita::train::unknown_word", format!("{told} is no {name}"));
+            let mut diagnostic = if is_set {
+                Diagnostic::new("partita::set::unknown_word", format!("`--set {name}={shown}`: {told} is no {name}"))
+            } else {
+                Diagnostic::new("partita::train::unknown_word", format!("{told} is no {name}"))
+            };
             if let Some(span) = span {
-                diagnostic = diagnostic.label(span, "set here");
+                diagnostic = diagnostic.label(span, if is_set { "replaced by `--set`" } else { "set here" });
             }
             let all = || format!("it can be {}", listed(choices));
             self.diagnostics.push(diagnostic.help(did_you_mean(&text, choices.iter().copied(), all)));
@@ -281,12 +311,14 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// An entry that is a word with options, such as `optimizer adamw(beta1 = 0.9)`: its word and options' values.
-    fn choice(&mut self, name: &'static str, rows: &'static [Choice], default: &'static str) -> (&'static str, Vec<(Option<Num>, Option<Span>)>) {
+    fn choice(&mut self, name: &'static str, rows: &'static [Choice], default: &'static str) -> (&'static str, Vec<Number>) {
         let (word, options): (Option<&'a Name>, &'a [Argument]) = match self.entry(name) {
             Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word), options),
             Some(Entry { value: EntryValue::Expr(expr), .. }) => {
                 let example = format!("write `{name} {default}`, with options in parentheses and without `=`");
-                self.diagnostics.push(Diagnostic::new("partita::train::not_a_word", format!("`{name}` is a word")).label(expr.span, "here").help(example));
+                self.diagnostics.push(
+                    Diagnostic::new("partita::train::not_a_word", format!("`{name}` is a word")).label(expr.span, "here").help(example),
+                );
                 (None, &[])
             }
             None => (None, &[]),
@@ -298,7 +330,7 @@ impl<'a> Reader<'a, '_> {
         let chosen = chosen.unwrap_or(default);
         self.tell(name, chosen);
         let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
-        let mut values = vec![(None, None); row.1.len()];
+        let mut values: Vec<Number> = vec![Number { value: None, span: None, set: false }; row.1.len()];
         // the options that the file writes belong to the word that the file writes
         let written_row = rows.iter().find(|row| word.is_some_and(|word| word.text == row.0));
         for option in options.iter().filter(|_| known_word) {
@@ -313,7 +345,7 @@ impl<'a> Reader<'a, '_> {
             };
             if !names().any(|known| known == option_name.text) {
                 let word = written_row.map_or("", |row| row.0);
-                let all = || format!("options of `{word}` are {}", listed(names()));
+                let all = || format!("`{word}` takes {}", listed(names()));
                 self.diagnostics.push(
                     Diagnostic::new("partita::train::unknown_option", format!("`{}` is no option of `{word}`", option_name.text))
                         .label(option_name.span, "unknown option")
@@ -322,24 +354,27 @@ impl<'a> Reader<'a, '_> {
                 continue;
             }
             let value = evaluate(&option.value, self.settings, self.diagnostics);
-            if let Some(position) = row.1.iter().position(|row| row.0 == option_name.text).filter(|_| written_row.is_some_and(|written| written.0 == chosen)) {
+            if let Some(position) =
+                row.1.iter().position(|row| row.0 == option_name.text).filter(|_| written_row.is_some_and(|written| written.0 == chosen))
+            {
                 // a broken value has been reported: the default stands in
-                values[position] = (value.or(Some(Num::Real(row.1[position].1))), Some(option.value.span));
+                let value = value.or(Some(Num::Real(row.1[position].1)));
+                values[position] = Number { value, span: Some(option.value.span), set: false };
             }
         }
         for (value, (option, ..)) in values.iter_mut().zip(row.1) {
-            if let Some(set) = self.set_number(option, value.1) {
-                value.0 = set.or(value.0);
+            if let Some(set) = self.set_number(option, value.span) {
+                *value = Number { value: set.or(value.value), span: value.span, set: true };
             }
         }
         (chosen, values)
     }
 
-    fn options(&mut self, rows: &'static [Choice], chosen: &str, values: &[(Option<Num>, Option<Span>)]) -> Vec<f64> {
+    fn options(&mut self, rows: &'static [Choice], chosen: &str, values: &[Number]) -> Vec<f64> {
         let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
         let mut out = Vec::new();
-        for ((name, default, range), (value, span)) in row.1.iter().zip(values) {
-            let value = self.checked(name, Number { value: *value, span: *span }, *default, *range);
+        for ((name, default, range), value) in row.1.iter().zip(values) {
+            let value = self.checked(name, *value, *default, *range);
             self.tell(name, if matches!(range, Range::Steps) { format!("{value}") } else { real(value) });
             out.push(value);
         }
@@ -360,9 +395,11 @@ impl<'a> Reader<'a, '_> {
         let &[warmup, steps, min] = self.options(SCHEDULES, word, &values).as_slice() else { return Schedule::Constant };
         let (warmup, steps) = (warmup as u64, steps as u64);
         if warmup > steps {
-            let mut diagnostic =
-                Diagnostic::new("partita::train::out_of_range", format!("the warm-up of {warmup} steps is longer than the schedule's {steps}"));
-            if let Some(span) = values[0].1.or(values[1].1) {
+            let mut diagnostic = Diagnostic::new(
+                "partita::train::out_of_range",
+                format!("the warm-up of {warmup} steps is longer than the schedule's {steps}"),
+            );
+            if let Some(span) = values[0].span.or(values[1].span) {
                 diagnostic = diagnostic.label(span, "set here");
             }
             self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));

@@ -10,7 +10,8 @@ use partita_frontend::{Setting, Source, load, render};
 #[test]
 fn mistakes_are_told_as_before() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/diagnostics");
-    let mut paths: Vec<_> = fs::read_dir(&folder).expect("the folder is there").map(|entry| entry.expect("it can be read").path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(&folder).expect("the folder is there").map(|entry| entry.expect("it can be read").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "partita"));
     paths.sort();
     assert!(paths.len() >= 20, "the cases are there");

@@ -102,7 +102,8 @@ fn arithmetic_is_fused_and_residuals_stand_alone() {
 
 #[test]
 fn settings_reach_the_graph_and_the_training() {
-    let llama = model("llama", &[("kv_heads", "4"), ("batch", "3"), ("precision", "bf16"), ("lr", "1e-3"), ("beta2", "0.99"), ("clip", "none")]);
+    let llama =
+        model("llama", &[("kv_heads", "4"), ("batch", "3"), ("precision", "bf16"), ("lr", "1e-3"), ("beta2", "0.99"), ("clip", "none")]);
     let size = |name: &str| llama.graph.axes.iter().find(|axis| axis.name == name).map(|axis| axis.size);
     assert_eq!((size("kv_heads"), size("group"), size("batch")), (Some(4), Some(2), Some(3)));
     assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, DType::Bf16));

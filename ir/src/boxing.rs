@@ -100,14 +100,14 @@ impl Shape<'_> {
             StepKind::Slice | StepKind::Keep | StepKind::Pad => 0.0,
             StepKind::Exchange => {
                 let ranks = 0..self.mesh.ranks();
-                ranks.map(|rank| self.pulled(step, rank)).max().unwrap_or(0) as f64
+                ranks.map(|rank| self.pulled(step, rank, 0)).max().unwrap_or(0) as f64
             }
         }
     }
 
     /// Elements that `rank` pulls from other ranks in a step done by slice intersections.
-    pub fn pulled(&self, step: &Step, rank: u64) -> u64 {
-        let pulls = self.pulls(step, rank, 0);
+    pub fn pulled(&self, step: &Step, rank: u64, moment: u64) -> u64 {
+        let pulls = self.pulls(step, rank, moment);
         pulls.iter().filter(|pull| pull.rank != rank).map(|pull| pull.region.iter().map(|held| count(held)).product::<u64>()).sum()
     }
 

@@ -31,6 +31,22 @@ pub enum Recompute {
     Full,
 }
 
+impl Recompute {
+    /// Every setting with its word.
+    pub const ALL: [(Recompute, &'static str); 3] =
+        [(Recompute::None, "none"), (Recompute::Selective, "selective"), (Recompute::Full, "full")];
+
+    /// The word of this setting.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|row| row.0 == self).map_or("", |row| row.1)
+    }
+
+    /// The setting that `word` names.
+    pub fn from_word(word: &str) -> Option<Recompute> {
+        Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
+    }
+}
+
 /// Why a graph has no gradient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GradError {
@@ -199,7 +215,7 @@ impl Pass<'_> {
     fn is_recomputed(&self, id: OpId) -> bool {
         let graph = &self.b.graph;
         let op = graph.op(id);
-        if op.rule().is_none() {
+        if op.rule().is_none() || graph.value(op.result()).within != self.b.within() {
             return false;
         }
         if self.recompute == Recompute::Full && graph.value(op.result()).within.is_some() {

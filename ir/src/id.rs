@@ -1,4 +1,4 @@
-//! Typed indices into the arenas of a [`crate::Graph`].
+//! Typed indices into the arenas of a [`crate::graph::Graph`].
 
 use serde::{Deserialize, Serialize};
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Def, Graph, Kind, Leaf, PhaseKind, Repeat, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::layout::Intervals;
 use crate::random::{self, DrawContext};
 use crate::rule::{DimAccess, Rule};
 
@@ -41,23 +42,20 @@ impl Tensor {
     }
 }
 
-/// The global indices that a shard walks of one factor: half-open intervals, ascending and disjoint.
-pub type Extent = Vec<(u64, u64)>;
-
 /// The extents of whole factors of these sizes.
-pub fn whole(sizes: &[u64]) -> Vec<Extent> {
+pub fn whole(sizes: &[u64]) -> Vec<Intervals> {
     sizes.iter().map(|&size| vec![(0, size)]).collect()
 }
 
 /// Evaluates a rule on a shard.
 ///
-/// `extents` are the indices walked of each factor, `sizes` the factors' global sizes, and `operand_shapes` the
+/// `extents` are the global indices walked of each factor, `sizes` the factors' global sizes, and `operand_shapes` the
 /// operands' global shapes. A dimension that its factors walk exactly ([`DimAccess::is_exact`]) is as local as they
 /// are: the tensor holds the row-major product of their local indices. Any other dimension is whole, is read at the
 /// global affine index, and gives 0 outside. The result's dimensions are exact, so they are as local as their factors.
 pub fn eval_rule(
     rule: &Rule,
-    extents: &[Extent],
+    extents: &[Intervals],
     sizes: &[u64],
     operands: &[&Tensor],
     operand_shapes: &[Vec<u64>],
@@ -120,7 +118,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(rule: &Rule, extents: &[Extent]) -> Self {
+    fn new(rule: &Rule, extents: &[Intervals]) -> Self {
         let points = extents.iter().map(|extent| extent.iter().flat_map(|&(start, end)| start..end).collect()).collect();
         Self { points, positions: vec![0; rule.factors.len()], indices: vec![0; rule.factors.len()] }
     }

@@ -60,6 +60,8 @@ pub struct KernelSpec {
     pub order: Vec<usize>,
     /// Element types of the operands.
     pub operands: Vec<DType>,
+    /// Global shapes of the operands.
+    pub shapes: Vec<Vec<u64>>,
     /// Element type of the result and of the computation.
     pub compute: DType,
     /// Whether it is a matrix product, for counting.

@@ -15,6 +15,7 @@ pub struct DrawContext {
 }
 
 /// One round of the finaliser of SplitMix64 (Steele, Lea, Flood, 2014).
+#[inline]
 fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,11 +28,16 @@ pub fn stream(ctx: DrawContext, salt: u64) -> u64 {
     mix(mix(mix(mix(ctx.seed) ^ ctx.step) ^ salt) ^ ctx.iteration)
 }
 
+/// 24 uniform bits.
+#[inline]
+pub fn uniform_bits(stream: u64, element: u64) -> u32 {
+    (mix(stream ^ element.wrapping_mul(0xD134_2543_DE82_EF95)) >> 40) as u32
+}
+
 /// Uniform in [0, 1) with 24 bits, the same in f32 and f64.
 #[inline]
 pub fn uniform(stream: u64, element: u64) -> f64 {
-    let bits = mix(stream ^ element.wrapping_mul(0xD134_2543_DE82_EF95));
-    (bits >> 40) as f64 * (1.0 / (1u64 << 24) as f64)
+    f64::from(uniform_bits(stream, element)) * (1.0 / (1u64 << 24) as f64)
 }
 
 /// Standard normal by Box and Muller's transform, from two uniform draws of 53 bits.

@@ -1,6 +1,7 @@
 //! The text form of graphs: for people to read, for tests to keep as files.
 //!
-//! ```text
+//! ```
+//! let tiny = r#"
 //! graph "tiny"
 //! axes {
 //!   @batch = 2 batch
@@ -16,6 +17,10 @@
 //!   op0: %2 "embedded" f32[@batch, @seq, @hidden] = map contraction [a @batch, b @seq, c @hidden, d @vocab]
 //!     %1(d, c), %0(a, b) -> (a, b, c) sum { x1 == #d ? x0 : 0.0 }
 //! }
+//! "#;
+//! let graph = partita_ir::text::parse(tiny).expect("it is well-formed");
+//! assert!(partita_ir::verify::verify(&graph).is_empty());
+//! assert_eq!(partita_ir::text::parse(&partita_ir::text::print(&graph)), Ok(graph));
 //! ```
 //!
 //! A `map` names the factors that it walks, reads each operand at them and writes its result. `4*a + b - 1` is a

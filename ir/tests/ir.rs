@@ -1,5 +1,7 @@
 //! Tests of the representation: the interpreter on small cases done by hand, the verifier rule by rule, the text form.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod ir {
     mod interpret;
     mod library;

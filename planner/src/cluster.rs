@@ -248,6 +248,15 @@ mod tests {
     }
 
     #[test]
+    fn the_clusters_of_the_repository_are_read() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../clusters");
+        for (file, ranks) in [("local.toml", 4), ("local-1.toml", 1), ("local-2.toml", 2), ("local-3.toml", 3), ("local-8.toml", 8)] {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert_eq!(Cluster::parse(&text, file).unwrap_or_else(|error| panic!("{error}")).ranks(), ranks);
+        }
+    }
+
+    #[test]
     fn a_cluster_survives_json() {
         let cluster = levels(&[4, 2]);
         let json = serde_json::to_string(&cluster).unwrap();

@@ -14,3 +14,4 @@ pub mod solver;
 pub mod stages;
 pub mod strategy;
 pub mod units;
+pub mod verify;

@@ -81,9 +81,6 @@ impl fmt::Display for ScheduleKind {
     }
 }
 
-/// The words of [`Recompute`].
-const RECOMPUTE: [(Recompute, &str); 3] = [(Recompute::None, "none"), (Recompute::Selective, "selective"), (Recompute::Full, "full")];
-
 /// What a person fixes of a plan; `None` is open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case", default)]
@@ -275,8 +272,8 @@ impl Pins {
                 pins.zero = Some(stage.ok_or_else(|| takes("0, 1, 2 or 3".into()))?);
             }
             "recompute" => {
-                let found = RECOMPUTE.iter().find(|row| row.1 == value).map(|row| row.0);
-                pins.recompute = Some(found.ok_or_else(|| takes(words(&RECOMPUTE)))?);
+                let found = Recompute::from_word(value);
+                pins.recompute = Some(found.ok_or_else(|| takes(words(&Recompute::ALL)))?);
             }
             _ => {
                 let found = ScheduleKind::from_word(value);
@@ -328,7 +325,7 @@ impl Pins {
         }
         join("sp", &mut self.sp, other.sp, |sp| sp.to_string())?;
         join("zero", &mut self.zero, other.zero, |zero| zero.to_string())?;
-        join("recompute", &mut self.recompute, other.recompute, |recompute| recompute_word(recompute).to_owned())?;
+        join("recompute", &mut self.recompute, other.recompute, |recompute| recompute.word().to_owned())?;
         join("schedule", &mut self.schedule, other.schedule, |schedule| schedule.to_string())?;
         self.even |= other.even;
         Ok(())
@@ -379,10 +376,6 @@ impl Pins {
     }
 }
 
-fn recompute_word(recompute: Recompute) -> &'static str {
-    RECOMPUTE.iter().find(|row| row.0 == recompute).map_or("", |row| row.1)
-}
-
 /// As `--pin` takes them: `dp=2,tp=2`; nothing if all are open.
 impl fmt::Display for Pins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -391,7 +384,7 @@ impl fmt::Display for Pins {
             let value = match name {
                 "sp" => self.sp.map(|sp| sp.to_string()),
                 "zero" => self.zero.map(|zero| zero.to_string()),
-                "recompute" => self.recompute.map(|recompute| recompute_word(recompute).to_owned()),
+                "recompute" => self.recompute.map(|recompute| recompute.word().to_owned()),
                 "schedule" => self.schedule.map(|schedule| schedule.to_string()),
                 _ => copy.degree(name).and_then(|degree| *degree).map(|degree| degree.to_string()),
             };

@@ -201,7 +201,7 @@ impl TokenFile {
             false => 1,
         };
         let len = bytes.len() as u64;
-        if len % width != 0 {
+        if !len.is_multiple_of(width) {
             return Err(DataError::PartOfToken { path: owned(), bytes: len, width, vocab });
         }
         let tokens = len / width;

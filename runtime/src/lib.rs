@@ -4,4 +4,5 @@ pub mod data;
 pub mod kernel;
 mod mapped;
 pub mod pool;
+pub mod run;
 pub mod store;

@@ -8,7 +8,7 @@ use super::{AxisEntry, Elaborator, MOST_DIMS, MOST_ELEMENTS};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
 use crate::evaluate::{Found, Scope, Whole};
 use crate::settings::twice;
-use crate::syntax::{Expr, ExprKind, File, Name, StatementKind};
+use crate::syntax::{Defines, Expr, ExprKind, File, Name, StatementKind};
 
 /// Largest axis.
 const LONGEST: i64 = 1 << 40;
@@ -19,24 +19,31 @@ impl Elaborator<'_> {
     /// Declares the axes of a file, wherever they stand in it.
     pub(super) fn declare_axes(&mut self, file: &File) {
         for statement in &file.statements {
-            let StatementKind::Axis { name, size, role } = &statement.kind else { continue };
+            let (name, size, role, broken) = match &statement.kind {
+                StatementKind::Axis { name, size, role } => (name, size.as_ref(), role.as_ref(), false),
+                StatementKind::Broken { defines: Defines::Axis, name } => (name, None, None, true),
+                _ => continue,
+            };
             if let Some(id) = self.axis_names.get(&name.text) {
                 let first = self.axes[id.index()].span;
                 self.diagnostics.push(twice("axes", &name.text, name.span, first));
                 continue;
             }
             if self.axes.len() >= MOST_AXES {
-                self.diagnostics
-                    .push(Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_AXES} axes")).label(name.span, "one more"));
+                self.diagnostics.push(
+                    Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_AXES} axes"))
+                        .label(name.span, "one more"),
+                );
                 return;
             }
             let size = match size {
                 Some(expr) => self.whole(expr, &format!("the size of axis `{}`", name.text), 1, LONGEST),
+                None if broken => None,
                 None => self.size_by_name(name),
             };
             let size = size.map(|size| size as u64);
-            let role = role.as_ref().map_or(Role::None, |role| self.role(role));
-            let id = self.builder.axis(&name.text, size.unwrap_or(1), role);
+            let role = if broken { None } else { role.map_or(Some(Role::None), |role| self.role(role)) };
+            let id = self.builder.axis(&name.text, size.unwrap_or(1), role.unwrap_or_default());
             self.axes.push(AxisEntry { name: name.text.clone(), span: name.span, role, size });
             self.axis_names.insert(name.text.clone(), id);
         }
@@ -64,16 +71,17 @@ impl Elaborator<'_> {
         bounds.check(value, None, Some(span), self.settings, self.diagnostics)
     }
 
-    fn role(&mut self, role: &Name) -> Role {
-        Role::from_word(&role.text).unwrap_or_else(|| {
+    fn role(&mut self, role: &Name) -> Option<Role> {
+        let found = Role::from_word(&role.text);
+        if found.is_none() {
             let words = || Role::ALL.iter().map(|row| row.1);
             self.diagnostics.push(
                 Diagnostic::new("partita::axis::unknown_role", format!("`{}` is no role of an axis", role.text))
                     .label(role.span, "unknown role")
                     .help(did_you_mean(&role.text, words(), || format!("roles are {}; an axis may also have none", listed(words())))),
             );
-            Role::None
-        })
+        }
+        found
     }
 
     /// The size of an axis, unless it is broken.
@@ -90,8 +98,11 @@ impl Elaborator<'_> {
             let help = did_you_mean(&name.text, known.iter().copied(), || {
                 format!("declare it: `axis {} = 64`; this model has {}", name.text, listed(known.iter().take(20)))
             });
-            self.diagnostics
-                .push(Diagnostic::new("partita::axis::unknown", format!("there is no axis `{}`", name.text)).label(name.span, "unknown axis").help(help));
+            self.diagnostics.push(
+                Diagnostic::new("partita::axis::unknown", format!("there is no axis `{}`", name.text))
+                    .label(name.span, "unknown axis")
+                    .help(help),
+            );
         }
         id
     }
@@ -114,8 +125,9 @@ impl Elaborator<'_> {
             }
         }
         if let Some(name) = names.get(MOST_DIMS) {
-            self.diagnostics
-                .push(Diagnostic::new("partita::size::too_large", format!("a tensor has at most {MOST_DIMS} axes")).label(name.span, "one more"));
+            self.diagnostics.push(
+                Diagnostic::new("partita::size::too_large", format!("a tensor has at most {MOST_DIMS} axes")).label(name.span, "one more"),
+            );
             return None;
         }
         Some(ids)
@@ -151,7 +163,8 @@ impl Elaborator<'_> {
             let message = if dims.len() > MOST_DIMS {
                 format!("this tensor would have {}; {MOST_DIMS} is the most", plural(dims.len(), "axis"))
             } else {
-                let each: Vec<String> = dims.iter().map(|id| format!("{} = {}", self.builder.graph.axis(*id).name, self.builder.graph.size(*id))).collect();
+                let each: Vec<String> =
+                    dims.iter().map(|id| format!("{} = {}", self.builder.graph.axis(*id).name, self.builder.graph.size(*id))).collect();
                 format!("this tensor would have 2^62 elements or more: {}", each.join(", "))
             };
             self.diagnostics.push(Diagnostic::new("partita::size::too_large", message).label(span, "here"));

@@ -4,8 +4,8 @@ use partita_ir::build::Builder;
 use partita_ir::graph::Span;
 use partita_ir::id::ValueId;
 
-use super::scope::{Frame, Kind, What, under};
 use super::Elaborator;
+use super::scope::{Frame, Kind, What, under};
 use crate::diagnostics::{Diagnostic, plural};
 use crate::settings::twice;
 use crate::syntax::{Block, Call, Letters, Parameter, StatementKind};
@@ -17,7 +17,11 @@ impl<'a> Elaborator<'a> {
         if let Some(caller) = self.frame().block.filter(|caller| *caller <= index) {
             let mut diagnostic = Diagnostic::new(
                 "partita::block::order",
-                if caller == index { format!("block `{}` calls itself", block.name.text) } else { format!("block `{}` is declared below", block.name.text) },
+                if caller == index {
+                    format!("block `{}` calls itself", block.name.text)
+                } else {
+                    format!("block `{}` is declared below", block.name.text)
+                },
             )
             .label(call.name.span, "called here");
             if caller != index {
@@ -28,7 +32,8 @@ impl<'a> Elaborator<'a> {
         }
         if call.axes.is_some() {
             self.diagnostics.push(
-                Diagnostic::new("partita::call::wrong_axes", format!("block `{}` takes no brackets", block.name.text)).label(call.name.span, "in this call"),
+                Diagnostic::new("partita::call::wrong_axes", format!("block `{}` takes no brackets", block.name.text))
+                    .label(call.name.span, "in this call"),
             );
         }
         // every argument is looked at, so that the errors of all are reported
@@ -49,9 +54,12 @@ impl<'a> Elaborator<'a> {
         if bindings.len() != block.parameters.len() {
             let wanted = plural(block.parameters.len(), "argument");
             self.diagnostics.push(
-                Diagnostic::new("partita::call::wrong_arguments", format!("block `{}` takes {wanted}, not {}", block.name.text, bindings.len()))
-                    .label(span, "in this call")
-                    .label(block.name.span, "declared here"),
+                Diagnostic::new(
+                    "partita::call::wrong_arguments",
+                    format!("block `{}` takes {wanted}, not {}", block.name.text, bindings.len()),
+                )
+                .label(span, "in this call")
+                .label(block.name.span, "declared here"),
             );
             return None;
         }
@@ -86,13 +94,19 @@ impl<'a> Elaborator<'a> {
             return What::Tensor(found);
         }
         let same = dims.len() == declared.len() && dims.iter().all(|axis| declared.contains(axis));
-        let message = format!("argument `{}` is declared with axes {} and given with {}", parameter.name.text, self.shown(&declared), self.shown(&dims));
+        let message = format!(
+            "argument `{}` is declared with axes {} and given with {}",
+            parameter.name.text,
+            self.shown(&declared),
+            self.shown(&dims)
+        );
         let mut diagnostic = Diagnostic::new("partita::shape::argument_differs", message)
             .label(value.span, format!("has axes {}", self.shown(&dims)))
             .label(parameter.span(), "declared here");
         if same {
             let names = self.shown(&declared);
-            diagnostic = diagnostic.help(format!("the axes are the same in another order: `einsum{names}(...)` of one tensor puts them in this order"));
+            diagnostic = diagnostic
+                .help(format!("the axes are the same in another order: `einsum{names}(...)` of one tensor puts them in this order"));
         }
         self.diagnostics.push(diagnostic);
         What::Broken
@@ -101,7 +115,8 @@ impl<'a> Elaborator<'a> {
     fn declared(&mut self, letters: &Letters) -> Option<Vec<partita_ir::id::AxisId>> {
         if letters.rest.is_some() {
             self.diagnostics.push(
-                Diagnostic::new("partita::syntax::expected", "an argument of a block lists all its axes").label(letters.span, "`..` is for `op` lines only"),
+                Diagnostic::new("partita::syntax::expected", "an argument of a block lists all its axes")
+                    .label(letters.span, "`..` is for `op` lines only"),
             );
             return None;
         }

@@ -50,6 +50,9 @@ impl<'a> Elaborator<'a> {
         if let Some(index) = self.block_names.get(call.name.text.as_str()).copied() {
             return self.block(index, call, span);
         }
+        if self.broken_calls.contains(call.name.text.as_str()) {
+            return None;
+        }
         let Some(row) = operators::find(&call.name.text, call.axes.is_some()) else {
             self.unknown_function(&call.name);
             return None;
@@ -71,7 +74,8 @@ impl<'a> Elaborator<'a> {
         known.extend(self.ops.keys());
         known.sort_unstable();
         known.dedup();
-        let help = did_you_mean(&name.text, known.iter().copied(), || format!("there are {}; `op` and `block` define others", listed(&known)));
+        let help =
+            did_you_mean(&name.text, known.iter().copied(), || format!("there are {}; `op` and `block` define others", listed(&known)));
         self.diagnostics.push(
             Diagnostic::new("partita::call::unknown_function", format!("nothing that can be called is named `{}`", name.text))
                 .label(name.span, "unknown function")
@@ -162,7 +166,11 @@ impl<'a> Elaborator<'a> {
     pub(super) fn unknown_option(&mut self, row: &Operator, name: &Name) {
         let names = || row.options.iter().map(|option| option.name);
         let all = || {
-            if row.options.is_empty() { format!("`{}` has no options: {}", row.name, row.signature()) } else { format!("options of `{}` are {}", row.name, listed(names())) }
+            if row.options.is_empty() {
+                format!("`{}` has no options: {}", row.name, row.signature())
+            } else {
+                format!("`{}` takes {}", row.name, listed(names()))
+            }
         };
         self.diagnostics.push(
             Diagnostic::new("partita::call::unknown_option", format!("`{}` is no option of `{}`", name.text, row.name))

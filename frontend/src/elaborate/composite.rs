@@ -56,7 +56,8 @@ impl<'a> Elaborator<'a> {
         let operands: Vec<ValueId> = checked.tensors.iter().map(|(value, _)| *value).collect();
         if operands.len() > MOST_OPERANDS {
             self.diagnostics.push(
-                Diagnostic::new("partita::size::too_large", format!("`einsum` takes at most {MOST_OPERANDS} tensors")).label(checked.span, "here"),
+                Diagnostic::new("partita::size::too_large", format!("`einsum` takes at most {MOST_OPERANDS} tensors"))
+                    .label(checked.span, "here"),
             );
             return None;
         }
@@ -86,10 +87,13 @@ impl<'a> Elaborator<'a> {
         let index_dims = self.builder.dims(indices);
         if let Some(shared) = self.builder.dims(table).into_iter().find(|dim| index_dims.contains(dim)) {
             self.diagnostics.push(
-                Diagnostic::new("partita::axis::twice", format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(shared).name))
-                    .label(table_span, self.shown(&self.builder.dims(table)))
-                    .label(indices_span, self.shown(&index_dims))
-                    .help("rename it in one of them: `x[seq -> past]`"),
+                Diagnostic::new(
+                    "partita::axis::twice",
+                    format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(shared).name),
+                )
+                .label(table_span, self.shown(&self.builder.dims(table)))
+                .label(indices_span, self.shown(&index_dims))
+                .help("rename it in one of them: `x[seq -> past]`"),
             );
             return None;
         }
@@ -117,9 +121,12 @@ impl<'a> Elaborator<'a> {
         }
         if self.size(pair)? != 2 {
             self.diagnostics.push(
-                Diagnostic::new("partita::shape::size_differs", format!("axis `{name}` has size {}, and the pair (largest, its index) has size 2", self.builder.graph.size(pair)))
-                    .label(checked.axis_span(1), "of another size")
-                    .help("declare an axis for it: `axis pair = 2`"),
+                Diagnostic::new(
+                    "partita::shape::size_differs",
+                    format!("axis `{name}` has size {}, and the pair (largest, its index) has size 2", self.builder.graph.size(pair)),
+                )
+                .label(checked.axis_span(1), "of another size")
+                .help("declare an axis for it: `axis pair = 2`"),
             );
             return None;
         }
@@ -146,9 +153,12 @@ impl<'a> Elaborator<'a> {
         if size % 2 != 0 {
             let name = self.builder.graph.axis(axis).name.clone();
             self.diagnostics.push(
-                Diagnostic::new("partita::shape::does_not_divide", format!("`rotary` pairs the halves of `{name}`, whose size {size} is odd"))
-                    .label(checked.axis_span(1), format!("{size} = 2 × {}.5", size / 2))
-                    .help(format!("a size of {} or {} has halves", size - 1, size + 1)),
+                Diagnostic::new(
+                    "partita::shape::does_not_divide",
+                    format!("`rotary` pairs the halves of `{name}`, whose size {size} is odd"),
+                )
+                .label(checked.axis_span(1), format!("{size} = 2 × {}.5", size / 2))
+                .help(format!("a size of {} or {} has halves", size - 1, size + 1)),
             );
             return None;
         }
@@ -236,9 +246,12 @@ impl<'a> Elaborator<'a> {
         let rest: Vec<AxisId> = dims.iter().copied().filter(|axis| *axis != vocab).collect();
         if rest.len() != target_dims.len() || rest.iter().any(|axis| !target_dims.contains(axis)) {
             self.diagnostics.push(
-                Diagnostic::new("partita::shape::argument_differs", format!("each of the logits' rows needs a target: targets of axes {}", self.shown(&rest)))
-                    .label(targets_span, format!("has axes {}", self.shown(&target_dims)))
-                    .label(logits_span, format!("has axes {}", self.shown(&dims))),
+                Diagnostic::new(
+                    "partita::shape::argument_differs",
+                    format!("each of the logits' rows needs a target: targets of axes {}", self.shown(&rest)),
+                )
+                .label(targets_span, format!("has axes {}", self.shown(&target_dims)))
+                .label(logits_span, format!("has axes {}", self.shown(&dims))),
             );
             return None;
         }
@@ -261,7 +274,8 @@ impl<'a> Elaborator<'a> {
             return Some(value);
         }
         self.diagnostics.push(
-            Diagnostic::new("partita::number::out_of_range", format!("`{name}` is {value}, and must be above 0")).label(span.unwrap_or(checked.span), "here"),
+            Diagnostic::new("partita::number::out_of_range", format!("`{name}` is {value}, and must be above 0"))
+                .label(span.unwrap_or(checked.span), "here"),
         );
         None
     }
@@ -288,7 +302,8 @@ impl<'a> Elaborator<'a> {
         let mut fusion = Fusion::default();
         let Element::Piece(piece) = self.element(&mut fusion, argument)? else {
             self.diagnostics.push(
-                Diagnostic::new("partita::name::not_a_tensor", "a tensor is needed here, and this is a number").label(argument.span, "has no axes"),
+                Diagnostic::new("partita::name::not_a_tensor", "a tensor is needed here, and this is a number")
+                    .label(argument.span, "has no axes"),
             );
             return None;
         };

@@ -115,7 +115,7 @@ impl<'a> Elaborator<'a> {
         let element = match sides {
             Some((left_expr, left, right_expr, right)) => {
                 self.binary(&mut fusion, BinaryOp::Add, (left, left_expr), (right, right_expr), expr.span)?
-            },
+            }
             None => self.element(&mut fusion, expr)?,
         };
         match element {
@@ -140,7 +140,8 @@ impl<'a> Elaborator<'a> {
     /// from the data. It stays an operator of its own, which pins and layouts can speak of.
     fn is_residual(&self, fusion: &Fusion, left_expr: &Expr, left: &Piece, right_expr: &Expr, right: &Piece) -> bool {
         let same = left.dims.len() >= 2 && left.dims.len() == right.dims.len() && left.dims.iter().all(|axis| right.dims.contains(axis));
-        let computed = |piece: &Piece| fusion.operand_of(piece).is_some_and(|value| !matches!(self.builder.graph.value(value).def, Def::Leaf(_)));
+        let computed =
+            |piece: &Piece| fusion.operand_of(piece).is_some_and(|value| !matches!(self.builder.graph.value(value).def, Def::Leaf(_)));
         let stream = |expr: &Expr, piece: &Piece| matches!(expr.kind, ExprKind::Name(_)) && computed(piece);
         // a branch that is a value already costs no operator more on the left
         let branch = |piece: &Piece| fusion.operand_of(piece).is_none() || computed(piece);
@@ -235,14 +236,22 @@ impl<'a> Elaborator<'a> {
         None
     }
 
-    fn binary(&mut self, fusion: &mut Fusion, op: BinaryOp, left: (Element, &Expr), right: (Element, &Expr), span: Span) -> Option<Element> {
+    fn binary(
+        &mut self,
+        fusion: &mut Fusion,
+        op: BinaryOp,
+        left: (Element, &Expr),
+        right: (Element, &Expr),
+        span: Span,
+    ) -> Option<Element> {
         if let (Element::Number(a), Element::Number(b)) = (&left.0, &right.0) {
             return evaluate::binary(op, *a, *b, span, self.diagnostics).map(Element::Number);
         }
         if let (BinaryOp::Div, Element::Number(b)) = (op, &right.0)
             && b.to_f64() == 0.0
         {
-            self.diagnostics.push(Diagnostic::new("partita::number::division_by_zero", "a tensor is divided by zero").label(right.1.span, "this is 0"));
+            self.diagnostics
+                .push(Diagnostic::new("partita::number::division_by_zero", "a tensor is divided by zero").label(right.1.span, "this is 0"));
             return None;
         }
         let (mut a, mut b) = (fusion.piece(&left.0), fusion.piece(&right.0));
@@ -269,9 +278,14 @@ impl<'a> Elaborator<'a> {
         if !floats {
             let name = value.name.clone();
             self.diagnostics.push(
-                Diagnostic::new("partita::dtype::integers", format!("`{name}` holds integers, which name things and are not computed with"))
-                    .label(span, format!("elements are of type {}", value.ty.dtype))
-                    .help("integers are indices of `gather`, targets of `cross_entropy`, and may be compared, as in `where(tokens == 0, a, b)`"),
+                Diagnostic::new(
+                    "partita::dtype::integers",
+                    format!("`{name}` holds integers, which name things and are not computed with"),
+                )
+                .label(span, format!("elements are of type {}", value.ty.dtype))
+                .help(
+                    "integers are indices of `gather`, targets of `cross_entropy`, and may be compared, as in `where(tokens == 0, a, b)`",
+                ),
             );
         }
         floats
@@ -290,7 +304,8 @@ impl<'a> Elaborator<'a> {
             return None;
         }
         let elements: Vec<Element> = found.into_iter().collect::<Option<_>>()?;
-        let numbers: Option<Vec<Num>> = elements.iter().map(|element| if let Element::Number(value) = element { Some(*value) } else { None }).collect();
+        let numbers: Option<Vec<Num>> =
+            elements.iter().map(|element| if let Element::Number(value) = element { Some(*value) } else { None }).collect();
         if let Some(numbers) = numbers {
             return evaluate::function(row.form, &numbers, span, self.diagnostics).map(Element::Number);
         }
@@ -328,8 +343,10 @@ impl<'a> Elaborator<'a> {
             expr.push(Node::Operand(position))
         };
         expr.root = expr.graft(&part, &mut operand, &|axis| factor(AxisId::new(axis)));
-        let accesses: Vec<Access> =
-            operands.iter().map(|value| self.builder.dims(*value).into_iter().map(|axis| DimAccess::factor(factor(axis))).collect()).collect();
+        let accesses: Vec<Access> = operands
+            .iter()
+            .map(|value| self.builder.dims(*value).into_iter().map(|axis| DimAccess::factor(factor(axis))).collect())
+            .collect();
         // a rule reads every factor: the sum of a constant counts those points that exist, which are all
         for folded in dims.len()..factors.len() {
             if !accesses.iter().any(|access| Rule::factors_of(access).any(|read| read == folded)) {

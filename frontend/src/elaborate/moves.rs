@@ -35,8 +35,9 @@ impl<'a> Elaborator<'a> {
         for (axis, written) in to.iter().zip(&entry.to) {
             if dims.contains(axis) {
                 let message = format!("the tensor has axis `{}` already", written.text);
-                let mut diagnostic =
-                    Diagnostic::new("partita::axis::twice", message).label(written.span, "again").label(base.span, format!("has axes {}", self.shown(&dims)));
+                let mut diagnostic = Diagnostic::new("partita::axis::twice", message)
+                    .label(written.span, "again")
+                    .label(base.span, format!("has axes {}", self.shown(&dims)));
                 if !from.contains(axis) {
                     diagnostic = diagnostic.help(format!("declare a second name for the same size: `axis {0}_2 = {0}`", written.text));
                 }
@@ -94,7 +95,9 @@ impl<'a> Elaborator<'a> {
 
     fn malformed(&mut self, entry: &Move, help: &str) {
         self.diagnostics.push(
-            Diagnostic::new("partita::syntax::expected", "this is neither a rename, nor a split, a merge or a cut").label(entry.span, "here").help(help),
+            Diagnostic::new("partita::syntax::expected", "this is neither a rename, nor a split, a merge or a cut")
+                .label(entry.span, "here")
+                .help(help),
         );
     }
 
@@ -132,18 +135,35 @@ impl<'a> Elaborator<'a> {
         Some(false)
     }
 
-    fn cut(&mut self, value: ValueId, entry: &Move, (axis, short): (AxisId, AxisId), (first, end): (&Expr, &Expr), name: &str) -> Option<ValueId> {
+    fn cut(
+        &mut self,
+        value: ValueId,
+        entry: &Move,
+        (axis, short): (AxisId, AxisId),
+        (first, end): (&Expr, &Expr),
+        name: &str,
+    ) -> Option<ValueId> {
         let size = self.size(axis);
         let most = size.map_or(i64::MAX, |size| size as i64);
         let (start, stop) = (self.whole(first, "the first position of this cut", 0, most), self.whole(end, "the end of this cut", 0, most));
         let (start, stop) = (start?, stop?);
         let length = self.size(short)?;
+        if stop <= start {
+            self.diagnostics.push(
+                Diagnostic::new("partita::number::out_of_range", format!("the cut {start} .. {stop} is empty"))
+                    .label(entry.span, "its end is not behind its first position"),
+            );
+            return None;
+        }
         if stop - start != length as i64 {
             let short_name = self.builder.graph.axis(short).name.clone();
             self.diagnostics.push(
-                Diagnostic::new("partita::shape::size_differs", format!("the cut has {} elements and axis `{short_name}` {length}", stop - start))
-                    .label(entry.span, format!("{start} .. {stop} leaves out {stop}"))
-                    .help(format!("`{start} .. {}` has {length}", start + length as i64)),
+                Diagnostic::new(
+                    "partita::shape::size_differs",
+                    format!("the cut has {} elements and axis `{short_name}` {length}", stop - start),
+                )
+                .label(entry.span, format!("positions {start} to {}", stop - 1))
+                .help(format!("`{start} .. {}` has {length}", start + length as i64)),
             );
             return None;
         }

@@ -36,11 +36,15 @@ impl<'a> Elaborator<'a> {
                 }
             }
         }
-        let letters: Vec<&str> = op.parameters.iter().flat_map(|parameter| letters_of(parameter).iter().map(|letter| letter.text.as_str())).collect();
+        let mut letters: Vec<&str> =
+            op.parameters.iter().flat_map(|parameter| letters_of(parameter).iter().map(|letter| letter.text.as_str())).collect();
+        letters.sort_unstable();
+        letters.dedup();
         let reduced: &[Name] = op.reduce.as_ref().map_or(&[], |(_, letters)| letters);
         for letter in op.result.names.iter().chain(reduced) {
             if !letters.contains(&letter.text.as_str()) {
-                let all = || if letters.is_empty() { "no argument has axes".to_owned() } else { format!("arguments have {}", listed(&letters)) };
+                let all =
+                    || if letters.is_empty() { "no argument has axes".to_owned() } else { format!("arguments have {}", listed(&letters)) };
                 self.diagnostics.push(
                     Diagnostic::new("partita::op::unknown_letter", format!("no argument has an axis `{}`", letter.text))
                         .label(letter.span, "unknown here")
@@ -224,15 +228,20 @@ impl<'a> Elaborator<'a> {
         if dims.len() < count || (axes.rest.is_none() && dims.len() > count) {
             let wanted = if axes.rest.is_some() { format!("at least {}", plural(count, "axis")) } else { plural(count, "axis") };
             self.diagnostics.push(
-                Diagnostic::new("partita::shape::argument_differs", format!("argument `{}` of `{}` has {wanted}", parameter.name.text, op.name.text))
-                    .label(span, format!("has axes {}", self.shown(&dims)))
-                    .label(parameter.span(), "declared here"),
+                Diagnostic::new(
+                    "partita::shape::argument_differs",
+                    format!("`{}` declares `{}` with {wanted}, and it is given with {}", op.name.text, parameter.name.text, dims.len()),
+                )
+                .label(span, format!("has axes {}", self.shown(&dims)))
+                .label(parameter.span(), "declared here"),
             );
             return false;
         }
-        // `..` first: the last axes have letters; `..` last: the first ones
-        let start = if axes.rest == Some(0) { dims.len() - count } else { 0 };
-        for (letter, axis) in axes.names.iter().zip(&dims[start..start + count]) {
+        // letters before `..` take axes from the front, those behind it from the back
+        let before = axes.rest.unwrap_or(count).min(count);
+        let (front, others) = dims.split_at(before);
+        let (rest, back) = others.split_at(others.len() - (count - before));
+        for (letter, axis) in axes.names.iter().zip(front.iter().chain(back)) {
             let name = self.builder.graph.axis(*axis).name.clone();
             match bound.letters.get(&letter.text) {
                 Some(known) if known == axis => continue,
@@ -257,7 +266,7 @@ impl<'a> Elaborator<'a> {
             }
             bound.letters.insert(letter.text.clone(), *axis);
         }
-        for axis in dims[..start].iter().chain(&dims[start + count..]) {
+        for axis in rest {
             if bound.letters.values().any(|known| known == axis) {
                 let name = self.builder.graph.axis(*axis).name.clone();
                 self.clash(op, &name, span, &dims);

@@ -169,6 +169,10 @@ impl Scope for Elaborator<'_> {
         }
     }
 
+    fn replaced(&self, name: &str) -> Option<(Span, Num)> {
+        if self.frame().names.contains_key(name) { None } else { self.settings.replaced(name) }
+    }
+
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.frame().names.keys().cloned().collect();
         names.extend(self.settings.names());

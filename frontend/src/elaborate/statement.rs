@@ -13,7 +13,7 @@ use super::scope::{Binding, Kind, What, under};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed};
 use crate::evaluate::Num;
 use crate::settings::twice;
-use crate::syntax::{Call, Expr, ExprKind, Name, Statement, StatementKind};
+use crate::syntax::{Call, Defines, Expr, ExprKind, Name, Statement, StatementKind};
 
 /// Most iterations of a repeat.
 const MOST_ITERATIONS: i64 = 100_000;
@@ -39,19 +39,25 @@ impl<'a> Elaborator<'a> {
                 Diagnostic::new("partita::block::misplaced_return", "`return` stands last in a block and nowhere else")
                     .label(statement.span, "not the last line of a block"),
             ),
+            StatementKind::Broken { defines: Defines::Tensor, name } => {
+                if self.frame().names.get(&name.text).is_none_or(|binding| binding.kind == Kind::Variable) {
+                    self.bind(&name.text, What::Broken, Kind::Variable, name.span);
+                }
+            }
             // read before the others
             StatementKind::Model(_)
             | StatementKind::Set { .. }
             | StatementKind::Axis { .. }
             | StatementKind::Block(_)
             | StatementKind::Op(_)
-            | StatementKind::Train(_) => {}
+            | StatementKind::Train(_)
+            | StatementKind::Broken { .. } => {}
         }
     }
 
     /// Whether `name` may be given to an input, weight or result; a report if not.
     fn may_define(&mut self, name: &Name, kind: Kind) -> bool {
-        if let Some(span) = self.settings.span(&name.text).filter(|_| self.frame().names.get(&name.text).is_none()) {
+        if let Some(span) = self.settings.span(&name.text).filter(|_| !self.frame().names.contains_key(&name.text)) {
             self.diagnostics.push(
                 Diagnostic::new("partita::name::twice", format!("`{}` is a setting", name.text))
                     .label(name.span, "a tensor cannot have its name")
@@ -63,13 +69,10 @@ impl<'a> Elaborator<'a> {
         match (before, kind) {
             (Kind::Variable, Kind::Variable) => return true,
             (_, Kind::Variable) => self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::name::not_assignable",
-                    format!("`{}` is {} and cannot be assigned", name.text, before.words()),
-                )
-                .label(name.span, "assigned here")
-                .label(span, "declared here")
-                .help("give the result another name"),
+                Diagnostic::new("partita::name::not_assignable", format!("`{}` is {} and cannot be assigned", name.text, before.words()))
+                    .label(name.span, "assigned here")
+                    .label(span, "declared here")
+                    .help("give the result another name"),
             ),
             _ => self.diagnostics.push(twice("tensors", &name.text, name.span, span)),
         }
@@ -99,7 +102,9 @@ impl<'a> Elaborator<'a> {
 
     /// Inputs have a batch axis, as large as the batch, and a sequence axis.
     fn input_axes(&mut self, names: &[Name], dims: &[AxisId]) -> bool {
-        let roles: Vec<Role> = dims.iter().map(|axis| self.axes[axis.index()].role).collect();
+        let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis.index()].role).collect();
+        // an axis without a known role was reported
+        let Some(roles) = roles else { return false };
         if roles != [Role::Batch, Role::Seq] {
             let mut diagnostic = Diagnostic::new("partita::input::axes", "an input has two axes, of the roles `batch` and `seq`");
             if let (Some(first), Some(last)) = (names.first(), names.last()) {
@@ -107,7 +112,7 @@ impl<'a> Elaborator<'a> {
             }
             for axis in dims {
                 let entry = &self.axes[axis.index()];
-                if entry.role == Role::None {
+                if entry.role == Some(Role::None) {
                     diagnostic = diagnostic.label(entry.span, "declared without a role");
                 }
             }
@@ -127,7 +132,8 @@ impl<'a> Elaborator<'a> {
             if let Some(span) = self.section.batch_span {
                 diagnostic = diagnostic.label(span, format!("the batch is {batch}"));
             }
-            self.diagnostics.push(diagnostic.help(format!("leave out the axis's own size, or write `axis {} = batch : batch`", entry.name)));
+            self.diagnostics
+                .push(diagnostic.help(format!("leave out the axis's own size, or write `axis {} = batch : batch`", entry.name)));
             return false;
         }
         true
@@ -178,8 +184,11 @@ impl<'a> Elaborator<'a> {
                 if number < 0.0 {
                     let span = value.map_or(Span { start: 0, end: 0 }, |expr| expr.span);
                     self.diagnostics.push(
-                        Diagnostic::new("partita::number::out_of_range", format!("the width of a distribution is {number}, and must be 0 or above"))
-                            .label(span, "below 0"),
+                        Diagnostic::new(
+                            "partita::number::out_of_range",
+                            format!("the width of a distribution is {number}, and must be 0 or above"),
+                        )
+                        .label(span, "below 0"),
                     );
                     return None;
                 }
@@ -248,7 +257,7 @@ impl<'a> Elaborator<'a> {
         (frame.path, frame.prefix, frame.loop_block) = (outer_path, outer_prefix, None);
         let inner: BTreeMap<String, Binding> = std::mem::replace(&mut frame.names, outer);
         for (name, binding) in inner {
-            if frame.names.get(&name).is_none() {
+            if !frame.names.contains_key(&name) {
                 frame.gone.insert(name, binding.span);
             } else if let (What::Broken, Some(before)) = (binding.what, frame.names.get_mut(&name)) {
                 before.what = What::Broken;
@@ -272,7 +281,11 @@ impl<'a> Elaborator<'a> {
         let message = if before.dims == after.dims {
             format!("`{name}` is carried from iteration to iteration and changes its element type from {} to {}", before.dtype, after.dtype)
         } else {
-            format!("`{name}` is carried from iteration to iteration and changes its axes from {} to {}", self.shown(&before.dims), self.shown(&after.dims))
+            format!(
+                "`{name}` is carried from iteration to iteration and changes its axes from {} to {}",
+                self.shown(&before.dims),
+                self.shown(&after.dims)
+            )
         };
         self.diagnostics.push(
             Diagnostic::new("partita::repeat::carried_changes", message)
@@ -339,16 +352,22 @@ impl<'a> Elaborator<'a> {
         };
         let mut fusion = Fusion::default();
         let Element::Piece(piece) = self.element(&mut fusion, &argument.value)? else {
-            self.diagnostics.push(Diagnostic::new("partita::loss::form", "the loss is a number that training cannot change").label(argument.value.span, "a number"));
+            self.diagnostics.push(
+                Diagnostic::new("partita::loss::form", "the loss is a number that training cannot change")
+                    .label(argument.value.span, "a number"),
+            );
             return None;
         };
         let piece = self.floats(&fusion, piece, argument.value.span)?;
         let axes = axes?;
         if axes.len() != piece.dims.len() || !axes.iter().all(|axis| piece.dims.contains(axis)) {
             self.diagnostics.push(
-                Diagnostic::new("partita::loss::form", format!("the mean of a loss is over all axes, which are {}", self.shown(&piece.dims)))
-                    .label(span, format!("over {} only", self.shown(&axes)))
-                    .help("take a sum or mean over the others first"),
+                Diagnostic::new(
+                    "partita::loss::form",
+                    format!("the mean of a loss is over all axes, which are {}", self.shown(&piece.dims)),
+                )
+                .label(span, format!("over {} only", self.shown(&axes)))
+                .help("take a sum or mean over the others first"),
             );
             return None;
         }

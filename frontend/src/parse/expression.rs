@@ -115,7 +115,9 @@ impl Parser<'_> {
                         let span = self.since(start);
                         let Ok([axis]) = <[Name; 1]>::try_from(axes) else {
                             self.diagnostics.push(
-                                Diagnostic::new("partita::call::wrong_axes", "`index` takes one axis").label(span, "here").help("write `index[seq]`"),
+                                Diagnostic::new("partita::call::wrong_axes", "`index` takes one axis")
+                                    .label(span, "here")
+                                    .help("write `index[seq]`"),
                             );
                             return Err(Failed);
                         };
@@ -135,7 +137,8 @@ impl Parser<'_> {
     /// Whether the bracket here closes before a `(`, without an `->` inside.
     fn brackets_belong_to_a_call(&self) -> bool {
         let mut rest = self.tokens[self.position + 1..].iter().map(|(token, _)| *token).filter(|token| *token != Token::Newline);
-        rest.find(|token| !matches!(token, Token::Name | Token::Comma)) == Some(Token::CloseBracket) && rest.next() == Some(Token::OpenParen)
+        rest.find(|token| !matches!(token, Token::Name | Token::Comma)) == Some(Token::CloseBracket)
+            && rest.next() == Some(Token::OpenParen)
     }
 
     fn call(&mut self, name: Name, axes: Option<Vec<Name>>) -> Parsed<Expr> {

@@ -5,7 +5,7 @@ use partita_ir::graph::Span;
 use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::Token;
-use crate::syntax::{Block, Entry, EntryValue, Letters, Name, Op, Parameter, Statement, StatementKind};
+use crate::syntax::{Block, Defines, Entry, EntryValue, Letters, Name, Op, Parameter, Statement, StatementKind};
 
 /// Words of statements that stand in no block.
 const TOP_LEVEL: [&str; 8] = ["model", "set", "axis", "input", "block", "op", "loss", "train"];
@@ -25,6 +25,7 @@ impl Parser<'_> {
                     if self.closed_early > 0 {
                         self.closed_early -= 1;
                     } else {
+                        self.unbalanced = true;
                         self.diagnostics.push(
                             Diagnostic::new("partita::syntax::unbalanced", "this `}` closes nothing").label(span, "no `{` is open here"),
                         );
@@ -39,6 +40,7 @@ impl Parser<'_> {
     fn line(&mut self, statements: &mut Vec<Statement>, within: bool) {
         let start = self.here();
         let first = self.position;
+        self.statement = first;
         let parsed = self.statement().and_then(|kind| {
             let span = self.since(start);
             match self.peek() {
@@ -51,8 +53,30 @@ impl Parser<'_> {
         });
         match parsed {
             Ok(statement) => statements.push(statement),
-            Err(Failed) => self.recover(first),
+            Err(Failed) => {
+                self.recover(first);
+                statements.extend(self.broken(first));
+            }
         }
+    }
+
+    /// What the statement at token `first`, which could not be read, was to define.
+    fn broken(&self, first: usize) -> Option<Statement> {
+        let [(Token::Name, span), (second, next), ..] = self.tokens[first..] else { return None };
+        let word = self.slice(span);
+        let defines = match word {
+            "set" => Defines::Setting,
+            "axis" => Defines::Axis,
+            "input" | "weight" => Defines::Tensor,
+            "block" | "op" => Defines::Callable,
+            _ => {
+                let name = Name { text: word.to_owned(), span };
+                let assigns = second == Token::Assign && !RESERVED.contains(&word);
+                return assigns.then_some(Statement { kind: StatementKind::Broken { defines: Defines::Tensor, name }, span });
+            }
+        };
+        let name = Name { text: self.slice(next).to_owned(), span: next };
+        (second == Token::Name).then_some(Statement { kind: StatementKind::Broken { defines, name }, span })
     }
 
     /// `{ ... }` of a block or repeat.
@@ -71,6 +95,7 @@ impl Parser<'_> {
                     return statements;
                 }
                 Token::End => {
+                    self.unbalanced = true;
                     self.diagnostics.push(
                         Diagnostic::new("partita::syntax::unbalanced", "the file ends inside a body")
                             .label(open, "this `{` is never closed")
@@ -81,9 +106,15 @@ impl Parser<'_> {
                 Token::Newline => {
                     self.advance();
                 }
+                // what cannot belong to the body is read by whoever is outside
                 Token::Name if self.at_top_level_word() => {
-                    // the statement is read by whoever is outside
-                    self.close_early(open);
+                    let word = self.here();
+                    let message = format!("`{}` cannot stand inside a body", self.slice(word));
+                    self.close_early(open, message);
+                    return statements;
+                }
+                Token::Name if self.left_a_block(&statements) => {
+                    self.close_early(open, "nothing stands behind the `return` of a block".to_owned());
                     return statements;
                 }
                 _ => self.line(&mut statements, true),
@@ -91,21 +122,28 @@ impl Parser<'_> {
         }
     }
 
-    /// Reports that the body of `open` meets a statement that belongs outside, once for all bodies that it is in.
-    fn close_early(&mut self, open: Span) {
+    /// Reports that the body of `open` meets a statement that belongs outside; once for all the bodies that it is in.
+    fn close_early(&mut self, open: Span, message: String) {
         self.closed_early += 1;
+        self.unbalanced = true;
         if self.closed_at == Some(self.position) {
             return;
         }
         self.closed_at = Some(self.position);
         let span = self.here();
-        let word = self.slice(span);
         self.diagnostics.push(
-            Diagnostic::new("partita::syntax::misplaced", format!("`{word}` cannot stand inside a body"))
+            Diagnostic::new("partita::syntax::misplaced", message)
                 .label(span, "here")
                 .label(open, "inside this `{`")
-                .help(format!("close the body with `}}` before this line, or move the `{word}` line out of it")),
+                .help("close the body with `}` before this line, or move the line out of it"),
         );
+    }
+
+    /// Whether a line without indentation follows a `return`: a `}` is missing between them.
+    fn left_a_block(&mut self, statements: &[Statement]) -> bool {
+        let start = self.here().start as usize;
+        let at_margin = start == 0 || self.text.as_bytes()[start - 1] == b'\n';
+        at_margin && statements.last().is_some_and(|last| matches!(last.kind, StatementKind::Return(_)))
     }
 
     /// Whether a statement begins here that stands in no block.
@@ -171,6 +209,9 @@ impl Parser<'_> {
     }
 
     fn assignment(&mut self) -> Parsed<StatementKind> {
+        if self.tokens[self.position + 1].0 == Token::Strange {
+            return Err(Failed);
+        }
         if self.tokens[self.position + 1].0 != Token::Assign {
             let span = self.here();
             let word = self.slice(span);
@@ -181,9 +222,12 @@ impl Parser<'_> {
                 _ => "give the result a name: `y = ...`".to_owned(),
             };
             self.diagnostics.push(
-                Diagnostic::new("partita::syntax::statement", format!("`{}` begins no statement", word.chars().take(40).collect::<String>()))
-                    .label(span, "a statement is `name = expression`, or begins with a word such as `axis` or `weight`")
-                    .help(help),
+                Diagnostic::new(
+                    "partita::syntax::statement",
+                    format!("`{}` begins no statement", word.chars().take(40).collect::<String>()),
+                )
+                .label(span, "a statement is `name = expression`, or begins with a word such as `axis` or `weight`")
+                .help(help),
             );
             return Err(Failed);
         }
@@ -242,12 +286,6 @@ impl Parser<'_> {
         })?;
         let names: Vec<Name> = entries.into_iter().flatten().collect();
         let span = self.since(start);
-        if rest.is_some_and(|position| position != 0 && position != names.len()) {
-            self.diagnostics.push(
-                Diagnostic::new("partita::syntax::expected", "`..` stands first or last").label(span, "here in the middle"),
-            );
-            return Err(Failed);
-        }
         Ok(Letters { names, rest, span })
     }
 
@@ -299,6 +337,7 @@ impl Parser<'_> {
                 }
                 _ => {
                     let first = self.position;
+                    self.statement = first;
                     let entry = self.entry().and_then(|entry| match self.peek() {
                         Token::Newline | Token::CloseBrace | Token::End => Ok(entry),
                         _ => Err(self.unexpected("the end of the entry")),

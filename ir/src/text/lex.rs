@@ -41,9 +41,8 @@ pub(super) struct Placed {
 }
 
 /// Longer ones before those that they begin with.
-const MARKS: [&str; 24] = [
-    "->", ":=", "<=", "==", "!=", "..", "{", "}", "[", "]", "(", ")", ",", ";", ":", "=", "+", "-", "*", "/", "<", "?", "#", ">",
-];
+const MARKS: [&str; 24] =
+    ["->", ":=", "<=", "==", "!=", "..", "{", "}", "[", "]", "(", ")", ",", ";", ":", "=", "+", "-", "*", "/", "<", "?", "#", ">"];
 
 pub(super) fn lex(text: &str) -> Result<Vec<Placed>, TextError> {
     let mut lexer = Lexer { rest: text, line: 1, column: 1 };

@@ -136,11 +136,8 @@ impl Printer<'_> {
 
     fn repeat(&self, repeat: &Repeat) -> String {
         let reversed = if repeat.reversed { " reversed" } else { "" };
-        let carried: Vec<String> = repeat
-            .carried
-            .iter()
-            .map(|carried| format!("{} = {} then {}", self.value(carried.arg), carried.init, carried.next))
-            .collect();
+        let carried: Vec<String> =
+            repeat.carried.iter().map(|carried| format!("{} = {} then {}", self.value(carried.arg), carried.init, carried.next)).collect();
         format!("{}{reversed} ({})", repeat.over, carried.join(", "))
     }
 }

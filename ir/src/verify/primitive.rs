@@ -28,7 +28,8 @@ fn primitive(report: &mut Report<'_>, at: Place, op: &Op, rule: &Rule) {
     for (access, value) in &accesses {
         let rank = graph.value(*value).ty.dims.len();
         let name = &graph.value(*value).name;
-        report.check(access.len() == rank, Code::Rank, at, || format!("it walks {} dimensions of `{name}`, which has {rank}", access.len()));
+        report
+            .check(access.len() == rank, Code::Rank, at, || format!("it walks {} dimensions of `{name}`, which has {rank}", access.len()));
     }
     let named: Vec<usize> = accesses.iter().flat_map(|(access, _)| Rule::factors_of(access)).collect();
     let mut in_range = true;

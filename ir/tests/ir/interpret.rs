@@ -102,7 +102,8 @@ fn shards_agree_with_the_whole() {
     let all = eval_rule(&rule, &whole(&sizes), &sizes, &[&merged, &table], &shapes, ctx);
     for rows in [vec![(1, 3)], vec![(0, 1), (3, 5)]] {
         let picked: Vec<u64> = rows.iter().flat_map(|&(start, end)| start..end).collect();
-        let local = Tensor::new(vec![picked.len() as u64 * k], picked.iter().flat_map(|r| (0..k).map(move |c| (r * k + c) as f64)).collect());
+        let local =
+            Tensor::new(vec![picked.len() as u64 * k], picked.iter().flat_map(|r| (0..k).map(move |c| (r * k + c) as f64)).collect());
         let part = eval_rule(&rule, &[rows, vec![(0, k)]], &sizes, &[&local, &table], &shapes, ctx);
         let want: Vec<f64> = picked.iter().map(|&r| all.data[r as usize]).collect();
         assert_close(&part.data, &want);
@@ -110,7 +111,8 @@ fn shards_agree_with_the_whole() {
     // parts of the folded factor are partial sums; an empty part is the identity
     let halves = [vec![(0, 2)], vec![(2, 3)], vec![]].map(|columns| {
         let picked: Vec<u64> = columns.iter().flat_map(|&(start, end)| start..end).collect();
-        let local = Tensor::new(vec![picked.len() as u64 * m], (0..m).flat_map(|r| picked.iter().map(move |c| (r * k + c) as f64)).collect());
+        let local =
+            Tensor::new(vec![picked.len() as u64 * m], (0..m).flat_map(|r| picked.iter().map(move |c| (r * k + c) as f64)).collect());
         eval_rule(&rule, &[vec![(0, m)], columns], &sizes, &[&local, &table], &shapes, ctx)
     });
     let sums: Vec<f64> = (0..m as usize).map(|r| halves.iter().map(|half| half.data[r]).sum()).collect();

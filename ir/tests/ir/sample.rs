@@ -87,9 +87,34 @@ fn every_kind_of_thing_occurs() {
         inside += graph.leaves(|leaf| matches!(leaf, Leaf::Param(_))).filter(|id| graph.value(*id).within.is_some()).count();
     }
     let wanted = [
-        "contraction", "scaled", "elementwise", "linear", "rule", "fold", "softmax", "layer_norm", "rms_norm", "gathered", "dropout",
-        "attention", "rotary", "merge", "split", "slice", "take", "transpose", "window", "argmax", "softmax_fold", "squares", "by sum",
-        "by max", "by min", "by logsumexp", "by argmax", "by softmax",
+        "contraction",
+        "scaled",
+        "elementwise",
+        "linear",
+        "rule",
+        "fold",
+        "softmax",
+        "layer_norm",
+        "rms_norm",
+        "gathered",
+        "dropout",
+        "attention",
+        "rotary",
+        "merge",
+        "split",
+        "slice",
+        "take",
+        "transpose",
+        "window",
+        "argmax",
+        "softmax_fold",
+        "squares",
+        "by sum",
+        "by max",
+        "by min",
+        "by logsumexp",
+        "by argmax",
+        "by softmax",
     ];
     for name in wanted {
         assert!(names.contains(name), "no {name} among {names:?}");

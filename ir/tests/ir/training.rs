@@ -75,5 +75,6 @@ fn gradients_are_slopes() {
                 assert!((slope - gradient).abs() < 1e-7 * (1.0 + slope.abs()), "seed {seed} {name}[{element}]: {gradient}, not {slope}");
             }
         }
-    }    assert!(assigned * 10 > all * 9, "{assigned} of {all} parameters are assigned");
+    }
+    assert!(assigned * 10 > all * 9, "{assigned} of {all} parameters are assigned");
 }

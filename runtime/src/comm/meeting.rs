@@ -125,11 +125,8 @@ impl Meeting {
         let waiting = self.phase.load(Ordering::Acquire);
         // SAFETY: rule 1: before this member's arrival no other thread touches its slot.
         unsafe { *self.slots[position].get() = request };
-        let before = self.arrived.fetch_add(1, Ordering::AcqRel);
-        if before & WITHDRAWN != 0 {
-            return Err(self.given_up(world));
-        }
-        if before + 1 == self.ranks.len() {
+        // with `WITHDRAWN` set this is no number of members, and all who wait find out why
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.ranks.len() {
             self.begin(world, position, waiting, scratch)?;
         }
         self.wait(world, position, waiting, scratch)
@@ -374,4 +371,56 @@ fn whole_rows(bytes: usize, row_bytes: usize) -> usize {
 /// Bytes of one task of an all-reduce.
 fn task_bytes(row_bytes: usize) -> usize {
     whole_rows(TASK, row_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Waits until `done` or fails.
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_member_leaves_a_poisoned_meeting_only_if_no_task_can_run() {
+        for last_arrived in [true, false] {
+            let ranks = super::super::World::connect(2);
+            let (world, meeting) = (Arc::clone(ranks[0].world()), Meeting::new(&[0, 1]));
+            let back = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let sleeper = scope.spawn(|| {
+                    // SAFETY: a barrier has no addresses, and this thread alone is member 0.
+                    let result = unsafe { meeting.attend(&world, 0, Request::Barrier, &mut Vec::new()) };
+                    back.store(true, Ordering::Release);
+                    result
+                });
+                until("member 0 arrives", || meeting.arrived.load(Ordering::Acquire) == 1);
+                if last_arrived {
+                    // member 1 has arrived and is about to run tasks on the buffers of member 0
+                    meeting.arrived.fetch_add(1, Ordering::AcqRel);
+                }
+                world.poison("now");
+                sleeper.thread().unpark();
+                std::thread::sleep(Duration::from_millis(30));
+                assert_eq!(back.load(Ordering::Acquire), !last_arrived);
+                if last_arrived {
+                    meeting.end(&world, 1, 0);
+                    sleeper.thread().unpark();
+                    assert_eq!(sleeper.join().unwrap(), Ok(()), "the meeting took place");
+                } else {
+                    assert!(sleeper.join().unwrap().is_err());
+                    // SAFETY: as above, member 1.
+                    assert!(unsafe { meeting.attend(&world, 1, Request::Barrier, &mut Vec::new()) }.is_err());
+                }
+            });
+        }
+    }
 }

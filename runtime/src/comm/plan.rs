@@ -117,7 +117,7 @@ impl ExchangePlan {
                 let bytes = usize::try_from(elements).ok().and_then(|count| count.checked_mul(width)).ok_or_else(too_large)?;
                 runs.moved = runs.moved.checked_add(bytes).ok_or_else(too_large)?;
                 let block = Block::new(each, width);
-                if matches!(pull.op, PullOp::Merge(op) if op.is_tuple()) && block.run % (row * width) != 0 {
+                if matches!(pull.op, PullOp::Merge(op) if op.is_tuple()) && !block.run.is_multiple_of(row * width) {
                     return Err(CommError::DoesNotFit(format!("the box {each:?} cuts rows of {row} {dtype} that are merged together")));
                 }
                 runs.blocks.push(block);
@@ -156,7 +156,7 @@ impl ExchangePlan {
             return Err(CommError::DoesNotFit(format!("an exchange pulls from member {from} of a group of {members}")));
         }
         match self.fill {
-            Some((_, dtype, row)) if target % (row * merge::width(dtype)?) != 0 => {
+            Some((_, dtype, row)) if !target.is_multiple_of(row * merge::width(dtype)?) => {
                 Err(CommError::DoesNotFit(format!("a target of {target} bytes does not hold whole rows of {row} {dtype}")))
             }
             _ => Ok(()),

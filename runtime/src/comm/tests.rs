@@ -1,5 +1,6 @@
 //! Collectives of thread ranks against serial references.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use partita_ir::dtype::DType;
@@ -329,20 +330,30 @@ fn a_full_channel_blocks_its_sender() {
 #[test]
 fn poison_wakes_everybody() {
     // two wait in a collective, one in a receive, one in a send, one comes later, and one poisons
-    let errors = run(6, |comm| match comm.rank() {
-        0 | 1 => comm.barrier(&comm.group(&[0, 1, 5]).unwrap()),
-        2 => comm.receive(5, 1, &mut [0]).map(drop),
-        3 => (0..10).try_for_each(|_| comm.send(5, 2, &[0])),
-        4 => {
-            std::thread::sleep(Duration::from_millis(60));
-            comm.all_reduce(&comm.group(&[4, 5]).unwrap(), Reduce::Sum, DType::F32, 1, &mut [0; 4]).map(drop)
+    let ended = AtomicUsize::new(0);
+    let errors = run(6, |comm| {
+        let result = match comm.rank() {
+            0 | 1 => comm.barrier(&comm.group(&[0, 1, 5]).unwrap()),
+            2 => comm.receive(5, 1, &mut [0]).map(drop),
+            3 => (0..10).try_for_each(|_| comm.send(5, 2, &[0])),
+            4 => {
+                std::thread::sleep(Duration::from_millis(60));
+                comm.all_reduce(&comm.group(&[4, 5]).unwrap(), Reduce::Sum, DType::F32, 1, &mut [0; 4]).map(drop)
+            }
+            _ => {
+                std::thread::sleep(Duration::from_millis(30));
+                comm.world().poison("the disk is full");
+                Ok(())
+            }
+        };
+        ended.fetch_add(1, Ordering::AcqRel);
+        // nobody drops a communicator, which would wake the others too
+        let start = Instant::now();
+        while ended.load(Ordering::Acquire) < 6 {
+            assert!(start.elapsed() < Duration::from_secs(20), "somebody sleeps on");
+            std::thread::sleep(Duration::from_millis(1));
         }
-        _ => {
-            std::thread::sleep(Duration::from_millis(30));
-            comm.world().poison("the disk is full");
-            std::thread::sleep(Duration::from_millis(60));
-            Ok(())
-        }
+        result
     });
     let poisoned = CommError::Poisoned { reason: "the disk is full".to_owned() };
     assert_eq!(errors[..5], vec![Err(poisoned); 5]);

@@ -12,8 +12,8 @@ use super::tape::{Arg, ScalarStep, Tape};
 use super::vector::block::Frame;
 use super::vector::{Lane, Routines};
 
-/// Bytes that the buffers of a part should take, so that they and some operands share a first-level cache of 32 KiB.
-const CACHE: usize = 20 << 10;
+/// Bytes that a block's buffers, operands and result should take: three quarters of a first-level cache of 32 KiB.
+const CACHE: usize = 24 << 10;
 /// Bytes of buffers that lie on the stack; only enormous expressions need more.
 const STACK: usize = 64 << 10;
 /// Lanes of a block at most: more no longer make the steps' overhead smaller.
@@ -52,8 +52,8 @@ impl Program {
         let along = &nest.loops[lane];
         let tape = Tape::new::<T>(value, &nest, along, lane);
         let choice = choice.map(|(index, expr)| (index, Tape::new::<T>(expr, &nest, along, lane)));
-        // two more buffers and one of f64 for what a fold keeps per lane
-        let per_lane = (tape.buffers + 2) * size_of::<T>() + size_of::<f64>();
+        // the buffers, the operands in place and what is written or folded into
+        let per_lane = (tape.buffers + tape.borrows() + 1) * size_of::<T>();
         let width = (CACHE / per_lane / 32 * 32).clamp(32, MOST_LANES).min(along.count);
         let blocks = if along.runs.len() == 1 {
             Blocks::Even { lanes: along.count, count: along.count.div_ceil(width) }

@@ -52,8 +52,21 @@ pub enum VectorOp {
     Unary(Unary, usize),
     /// A function of two earlier values.
     Binary(Binary, Arg, Arg),
+    /// A product with a third value added or taken away.
+    Fused(Fused, usize, Arg, Arg),
     /// A choice of two earlier values by a third.
     Select(Arg, Arg, Arg),
+}
+
+/// What becomes of a product `a · b` and `c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fused {
+    /// `a · b + c`
+    Plus,
+    /// `a · b - c`
+    Minus,
+    /// `c - a · b`
+    From,
 }
 
 /// A step over lanes and the buffer that it writes.
@@ -85,6 +98,8 @@ impl Tape {
         let mut scalars = Vec::new();
         let mut ops: Vec<VectorOp> = Vec::new();
         let mut values: Vec<Arg> = Vec::with_capacity(expr.nodes.len());
+        let mut uses = vec![0; expr.nodes.len()];
+        expr.nodes.iter().flat_map(Node::inputs).for_each(|input| uses[input as usize] += 1);
         for node in &expr.nodes {
             let of = |id: &NodeId| values[*id as usize];
             let step: Result<ScalarStep, VectorOp> = match node {
@@ -112,7 +127,10 @@ impl Tape {
                 },
                 Node::Binary(op, a, b) => match (of(a), of(b)) {
                     (Arg::Scalar(a), Arg::Scalar(b)) => Ok(ScalarStep::Binary(*op, a, b)),
-                    (a, b) => Err(VectorOp::Binary(*op, a, b)),
+                    (left, right) => {
+                        let once = |id: &NodeId| uses[*id as usize] == 1;
+                        Err(fused(&ops, *op, (left, once(a)), (right, once(b))).unwrap_or(VectorOp::Binary(*op, left, right)))
+                    }
                 },
                 Node::Select(c, a, b) => match (of(c), of(a), of(b)) {
                     (Arg::Scalar(c), Arg::Scalar(a), Arg::Scalar(b)) => Ok(ScalarStep::Select(c, a, b)),
@@ -130,16 +148,75 @@ impl Tape {
                 }
             });
         }
-        let root = values[expr.root as usize];
+        let (ops, root) = without_dead(ops, values[expr.root as usize]);
         let (vectors, buffers) = assign(&ops, root);
         Self { scalars, vectors, buffers, root }
     }
+
+    /// Operands that are read where they lie.
+    pub fn borrows(&self) -> usize {
+        self.vectors.iter().filter(|step| matches!(step.op, VectorOp::Borrow(_))).count()
+    }
+}
+
+/// A sum or a difference of a product that nothing else reads, as one step.
+fn fused(ops: &[VectorOp], op: Binary, left: (Arg, bool), right: (Arg, bool)) -> Option<VectorOp> {
+    let product = |(value, once): (Arg, bool)| match value {
+        Arg::Vector(vector) if once => match ops[vector] {
+            VectorOp::Binary(Binary::Mul, Arg::Vector(a), b) | VectorOp::Binary(Binary::Mul, b, Arg::Vector(a)) => Some((a, b)),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (op, product(left), product(right)) {
+        (Binary::Add, Some((a, b)), _) => Some(VectorOp::Fused(Fused::Plus, a, b, right.0)),
+        (Binary::Add, _, Some((a, b))) => Some(VectorOp::Fused(Fused::Plus, a, b, left.0)),
+        (Binary::Sub, Some((a, b)), _) => Some(VectorOp::Fused(Fused::Minus, a, b, right.0)),
+        (Binary::Sub, _, Some((a, b))) => Some(VectorOp::Fused(Fused::From, a, b, left.0)),
+        _ => None,
+    }
+}
+
+/// The steps that the root needs.
+fn without_dead(ops: Vec<VectorOp>, root: Arg) -> (Vec<VectorOp>, Arg) {
+    let mut live = vec![false; ops.len()];
+    if let Arg::Vector(root) = root {
+        live[root] = true;
+    }
+    for number in (0..ops.len()).rev() {
+        if live[number] {
+            inputs(&ops[number]).for_each(|input| live[input] = true);
+        }
+    }
+    let mut placed = vec![usize::MAX; ops.len()];
+    let mut kept = Vec::new();
+    for (number, op) in ops.into_iter().enumerate().filter(|(number, _)| live[*number]) {
+        let at = |vector: usize| placed[vector];
+        let arg = |arg: Arg| match arg {
+            Arg::Vector(vector) => Arg::Vector(placed[vector]),
+            scalar => scalar,
+        };
+        kept.push(match op {
+            VectorOp::Unary(op, a) => VectorOp::Unary(op, at(a)),
+            VectorOp::Binary(op, a, b) => VectorOp::Binary(op, arg(a), arg(b)),
+            VectorOp::Fused(op, a, b, c) => VectorOp::Fused(op, at(a), arg(b), arg(c)),
+            VectorOp::Select(c, a, b) => VectorOp::Select(arg(c), arg(a), arg(b)),
+            leaf => leaf,
+        });
+        placed[number] = kept.len() - 1;
+    }
+    let root = match root {
+        Arg::Vector(root) => Arg::Vector(placed[root]),
+        scalar => scalar,
+    };
+    (kept, root)
 }
 
 fn inputs(op: &VectorOp) -> impl Iterator<Item = usize> + use<> {
     let args = match *op {
         VectorOp::Unary(_, a) => [Some(Arg::Vector(a)), None, None],
         VectorOp::Binary(_, a, b) => [Some(a), Some(b), None],
+        VectorOp::Fused(_, a, b, c) => [Some(Arg::Vector(a)), Some(b), Some(c)],
         VectorOp::Select(c, a, b) => [Some(c), Some(a), Some(b)],
         _ => [None; 3],
     };

@@ -59,7 +59,7 @@ struct Slot {
 impl Writer {
     /// Begins a file with these tensors.
     pub fn create(path: &Path, tensors: &[Declared]) -> Result<Writer, StoreError> {
-        let (header, slots, length) = plan(tensors)?;
+        let FilePlan { header, slots, length } = plan(tensors)?;
         let file_name = path.file_name().ok_or_else(|| {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no file");
             StoreError::Io { action: "write", path: path.to_owned(), source }
@@ -125,8 +125,14 @@ pub(super) fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("write", folder))
 }
 
-/// The header with its length, where each tensor goes, and the length of the file.
-fn plan(tensors: &[Declared]) -> Result<(Vec<u8>, BTreeMap<String, Slot>, u64), StoreError> {
+/// The bytes before the first tensor, where each tensor goes, and the length of the file.
+struct FilePlan {
+    header: Vec<u8>,
+    slots: BTreeMap<String, Slot>,
+    length: u64,
+}
+
+fn plan(tensors: &[Declared]) -> Result<FilePlan, StoreError> {
     let refuse = |tensor: &Declared, why| Err(StoreError::Declaration { name: tensor.name.clone(), why });
     let mut sorted: Vec<&Declared> = tensors.iter().collect();
     sorted.sort_by(|a, b| b.dtype.bytes(1).cmp(&a.dtype.bytes(1)).then(a.name.cmp(&b.name)));
@@ -165,7 +171,7 @@ fn plan(tensors: &[Declared]) -> Result<(Vec<u8>, BTreeMap<String, Slot>, u64), 
     header.extend(text);
     slots.values_mut().for_each(|slot| slot.start += header.len() as u64);
     let length = header.len() as u64 + end;
-    Ok((header, slots, length))
+    Ok(FilePlan { header, slots, length })
 }
 
 #[cfg(test)]

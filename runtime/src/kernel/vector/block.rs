@@ -1,11 +1,11 @@
 //! The steps of a tape over one block of lanes.
 
 use partita_ir::dtype::DType;
-use partita_ir::random::uniform;
+use partita_ir::random::uniform_bits;
 use partita_ir::scalar::{Binary, Unary};
 
 use super::super::nest::{Loop, Nest};
-use super::super::tape::{Arg, Tape, VectorOp};
+use super::super::tape::{Arg, Fused, Tape, VectorOp};
 use super::{Isa, Lane};
 
 /// What the steps read and write.
@@ -92,7 +92,7 @@ pub unsafe fn block<T: Lane, I: Isa>(frame: &mut Frame<'_, T>, n: usize) {
                 let counter = frame.nest.draws[draw].counter;
                 let (stream, element, step) = (frame.streams[draw], frame.counters[counter] as u64, frame.lane.step(counter) as u64);
                 for (lane, out) in out.iter_mut().enumerate() {
-                    *out = T::from_f64(uniform(stream, element.wrapping_add(step.wrapping_mul(lane as u64))));
+                    *out = T::from_bits24(uniform_bits(stream, element.wrapping_add(step.wrapping_mul(lane as u64))));
                 }
             }
             VectorOp::Unary(op, a) => unary::<T, I>(op, out, vector(a)),
@@ -111,6 +111,27 @@ pub unsafe fn block<T: Lane, I: Isa>(frame: &mut Frame<'_, T>, n: usize) {
                 }
                 (Arg::Scalar(_), Arg::Scalar(_)) => unreachable!("a function of scalars is a scalar step"),
             },
+            VectorOp::Fused(op, a, b, c) => {
+                let a = vector(a);
+                match (b, c) {
+                    (Arg::Vector(b), Arg::Vector(c)) => {
+                        let (b, c) = (vector(b), vector(c));
+                        fused::<T, I>(op, out, a, |i| b[i], |i| c[i], (b.len(), c.len()));
+                    }
+                    (Arg::Vector(b), Arg::Scalar(c)) => {
+                        let (b, c) = (vector(b), scalar(c));
+                        fused::<T, I>(op, out, a, |i| b[i], |_| c, (b.len(), usize::MAX));
+                    }
+                    (Arg::Scalar(b), Arg::Vector(c)) => {
+                        let (b, c) = (scalar(b), vector(c));
+                        fused::<T, I>(op, out, a, |_| b, |i| c[i], (usize::MAX, c.len()));
+                    }
+                    (Arg::Scalar(b), Arg::Scalar(c)) => {
+                        let (b, c) = (scalar(b), scalar(c));
+                        fused::<T, I>(op, out, a, |_| b, |_| c, (usize::MAX, usize::MAX));
+                    }
+                }
+            }
             VectorOp::Select(Arg::Scalar(c), a, b) => {
                 let Arg::Scalar(chosen) = (if frame.scalars[c] != 0.0 { a } else { b }) else {
                     unreachable!("a chosen vector was aliased above")
@@ -267,6 +288,32 @@ fn binary<T: Lane>(op: Binary, out: &mut [T], a: impl Fn(usize) -> T, b: impl Fn
         Binary::Le => go!(|a: T, b| truth(a <= b)),
         Binary::Eq => go!(|a: T, b| truth(a == b)),
         Binary::Ne => go!(|a: T, b| truth(a != b)),
+    }
+}
+
+/// `out[i] = a[i] · b(i) ± c(i)`; `lens` as for [`binary`].
+#[inline(always)]
+fn fused<T: Lane, I: Isa>(
+    op: Fused,
+    out: &mut [T],
+    a: &[T],
+    b: impl Fn(usize) -> T,
+    c: impl Fn(usize) -> T,
+    lens: (usize, usize),
+) {
+    let n = out.len();
+    assert!(n <= lens.0 && n <= lens.1 && n <= a.len(), "an argument has as many lanes as the result");
+    macro_rules! go {
+        ($f:expr) => {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = $f(a[i], b(i), c(i));
+            }
+        };
+    }
+    match op {
+        Fused::Plus => go!(|a: T, b, c| a.fma::<I>(b, c)),
+        Fused::Minus => go!(|a: T, b, c: T| a.fma::<I>(b, -c)),
+        Fused::From => go!(|a: T, b: T, c| a.fma::<I>(-b, c)),
     }
 }
 

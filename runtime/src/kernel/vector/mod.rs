@@ -68,6 +68,10 @@ pub trait Lane:
     fn to_f64(self) -> f64;
     /// The nearest value.
     fn from_i32(value: i32) -> Self;
+    /// A draw of 24 bits as a number in [0, 1).
+    fn from_bits24(bits: u32) -> Self;
+    /// `self · b + c`, rounded once where that is one instruction.
+    fn fma<I: Isa>(self, b: Self, c: Self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
     /// Largest integer not above.
@@ -111,6 +115,15 @@ impl Lane for f32 {
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         value as f32
+    }
+    #[inline(always)]
+    fn from_bits24(bits: u32) -> Self {
+        // 24 bits fit an i32, which converts in vectors where a u32 does not
+        bits as i32 as f32 * (1.0 / 16_777_216.0)
+    }
+    #[inline(always)]
+    fn fma<I: Isa>(self, b: Self, c: Self) -> Self {
+        I::fma(self, b, c)
     }
     #[inline(always)]
     fn abs(self) -> Self {
@@ -179,6 +192,15 @@ impl Lane for f64 {
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         f64::from(value)
+    }
+    #[inline(always)]
+    fn from_bits24(bits: u32) -> Self {
+        // 24 bits fit an i32, which converts in vectors where a u32 does not
+        f64::from(bits as i32) * (1.0 / 16_777_216.0)
+    }
+    #[inline(always)]
+    fn fma<I: Isa>(self, b: Self, c: Self) -> Self {
+        self * b + c
     }
     #[inline(always)]
     fn abs(self) -> Self {
