@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, TableStyle};
 use partita_ir::graph::PhaseKind;
 use partita_ir::program::{Instruction, LeafKind, Program};
 use partita_planner::plan::Plan;
@@ -351,11 +351,10 @@ pub fn text(plan: &Described, shown: &Shown) -> String {
 
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(TableStyle::new()).set_header(header.to_vec());
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let _ = CellAlignment::Left;
     table
 }
 

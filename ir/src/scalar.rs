@@ -337,8 +337,28 @@ impl Expr {
             (Binary::Mul, Some(-1.0), _) => self.unary(Unary::Neg, b),
             (Binary::Mul, _, Some(-1.0)) => self.unary(Unary::Neg, a),
             (Binary::Sub, Some(0.0), _) => self.unary(Unary::Neg, b),
-            _ => self.push(Node::Binary(op, a, b)),
+            _ => self.masked_product(op, a, b).unwrap_or_else(|| self.push(Node::Binary(op, a, b))),
         }
+    }
+
+    /// A product with something that is 0 where a condition fails is 0 there: the condition goes outside, so that a
+    /// one-hot contraction and its gradient are seen as look-ups.
+    fn masked_product(&mut self, op: Binary, a: NodeId, b: NodeId) -> Option<NodeId> {
+        if op != Binary::Mul {
+            return None;
+        }
+        for (mask, other) in [(a, b), (b, a)] {
+            let Node::Select(condition, yes, no) = self.nodes[mask as usize] else { continue };
+            if self.known(no) == Some(0.0) {
+                let product = self.binary(op, yes, other);
+                return Some(self.select(condition, product, no));
+            }
+            if self.known(yes) == Some(0.0) {
+                let product = self.binary(op, no, other);
+                return Some(self.select(condition, yes, product));
+            }
+        }
+        None
     }
 
     /// `a` where `condition` is not 0, else `b`.

@@ -8,7 +8,7 @@ use partita_ir::scalar::Expr;
 
 use super::Launch;
 use super::nest::{Cursor, Nest};
-use super::tape::{Arg, ScalarStep, Tape};
+use super::tape::{Arg, ScalarStep, Tape, Tile};
 use super::vector::block::Frame;
 use super::vector::{Lane, Routines};
 
@@ -19,71 +19,157 @@ const STACK: usize = 64 << 10;
 /// Lanes of a block at most: more no longer make the steps' overhead smaller.
 const MOST_LANES: usize = 1024;
 
-/// An expression with the loop that its lanes run over.
+/// An expression with the loops that its blocks of lanes run over.
 pub struct Program {
     /// The loops.
     pub nest: Nest,
-    /// The loop over lanes, of one iteration where there is none.
-    pub lane: usize,
+    /// The loops over lanes, of one iteration where there are none.
+    pub tile: Tile,
     /// The expression.
     tape: Tape,
     /// For a sum of which one index counts: its loop, and the index.
     choice: Option<(usize, Tape)>,
-    /// Lanes of a block.
-    pub width: usize,
-    /// First lane and length of each block.
+    /// First column and number of columns of each block of columns.
     blocks: Blocks,
 }
 
-/// The blocks of the lane loop. No block straddles two runs, so that global indices are affine in each.
+/// Blocks of columns. None straddles two runs, so that global indices are affine in each.
 enum Blocks {
-    Even { lanes: usize, count: usize },
+    Even { count: usize },
     Listed(Vec<(usize, usize)>),
 }
 
+/// A block of lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Rows and columns.
+    pub shape: (usize, usize),
+    /// First row and column.
+    start: (usize, usize),
+}
+
+impl Block {
+    /// Lanes of the block.
+    pub fn n(&self) -> usize {
+        self.shape.0 * self.shape.1
+    }
+}
+
 impl Program {
-    /// Compiles `value` for lanes of type `T` along loop `lane`; none adds a loop of one iteration.
-    pub fn new<T: Lane>(mut nest: Nest, lane: Option<usize>, value: &Expr, choice: Option<(usize, &Expr)>) -> Self {
-        let lane = lane.unwrap_or_else(|| {
-            let unit = super::nest::Loop::unit(nest.base.len());
-            nest.loops.push(unit);
-            nest.loops.len() - 1
-        });
-        let along = &nest.loops[lane];
-        let tape = Tape::new::<T>(value, &nest, along, lane);
-        let choice = choice.map(|(index, expr)| (index, Tape::new::<T>(expr, &nest, along, lane)));
+    /// Compiles `value` for lanes of type `T`. `lane` is the loop over columns and `tall` the one over rows with the
+    /// number of columns that a block should have; for each that is missing a loop of one iteration is added.
+    pub fn new<T: Lane>(
+        mut nest: Nest,
+        lane: Option<usize>,
+        tall: Option<(usize, usize)>,
+        value: &Expr,
+        choice: Option<(usize, &Expr)>,
+    ) -> Self {
+        let mut or_unit = |index: Option<usize>| {
+            index.unwrap_or_else(|| {
+                let unit = super::nest::Loop::unit(nest.base.len());
+                nest.loops.push(unit);
+                nest.loops.len() - 1
+            })
+        };
+        let (lane, row) = (or_unit(lane), or_unit(tall.map(|(index, _)| index)));
+        let count = nest.loops[lane].count;
+        let mut tile = Tile { lane, tall: row, rows: 1, columns: count };
+        if let Some((_, columns)) = tall {
+            // what is read in place is only known for a shape; any with more rows than one does
+            (tile.rows, tile.columns) = (2, columns.min(count));
+        }
+        let draft = Tape::new::<T>(value, &nest, &tile);
         // the buffers, the operands in place and what is written or folded into
-        let per_lane = (tape.buffers + tape.borrows() + 1) * size_of::<T>();
-        let width = (CACHE / per_lane / 32 * 32).clamp(32, MOST_LANES).min(along.count);
-        let blocks = if along.runs.len() == 1 {
-            Blocks::Even { lanes: along.count, count: along.count.div_ceil(width) }
+        let per_lane = (draft.buffers + draft.borrows() + 1) * size_of::<T>();
+        let width = (CACHE / per_lane / 32 * 32).clamp(32, MOST_LANES);
+        if tall.is_some() {
+            tile.rows = (width / tile.columns).clamp(1, nest.loops[row].count);
         } else {
-            let of_run = |start: usize, count: usize| (0..count).step_by(width).map(move |at| (start + at, width.min(count - at)));
+            tile.columns = width.min(count);
+        }
+        let tape = Tape::new::<T>(value, &nest, &tile);
+        let choice = choice.map(|(index, expr)| (index, Tape::new::<T>(expr, &nest, &tile)));
+        let along = &nest.loops[lane];
+        let blocks = if along.runs.len() == 1 {
+            Blocks::Even { count: count.div_ceil(tile.columns) }
+        } else {
+            let columns = tile.columns;
+            let of_run = |start: usize, count: usize| (0..count).step_by(columns).map(move |at| (start + at, columns.min(count - at)));
             Blocks::Listed(along.runs.iter().flat_map(|run| of_run(run.start, run.count)).collect())
         };
-        Self { nest, lane, tape, choice, width, blocks }
+        Self { nest, tile, tape, choice, blocks }
     }
 
-    /// The number of blocks along the lane loop.
-    pub fn n_blocks(&self) -> usize {
+    /// Lanes of a block at most.
+    pub fn width(&self) -> usize {
+        self.tile.rows * self.tile.columns
+    }
+
+    /// Blocks of columns.
+    fn column_blocks(&self) -> usize {
         match &self.blocks {
-            Blocks::Even { count, .. } => *count,
+            Blocks::Even { count } => *count,
             Blocks::Listed(list) => list.len(),
         }
     }
 
-    /// First lane and length of a block.
-    #[inline]
-    pub fn block(&self, block: usize) -> (usize, usize) {
-        match &self.blocks {
-            Blocks::Even { lanes, .. } => (block * self.width, self.width.min(lanes - block * self.width)),
-            Blocks::Listed(list) => list[block],
-        }
+    /// The number of blocks.
+    pub fn n_blocks(&self) -> usize {
+        self.nest.loops[self.tile.tall].count.div_ceil(self.tile.rows) * self.column_blocks()
     }
 
-    /// What the result's address gains per lane.
-    pub fn result_step(&self) -> isize {
-        self.nest.loops[self.lane].step(0) as isize
+    /// A block by its number.
+    #[inline]
+    pub fn block(&self, block: usize) -> Block {
+        let column_blocks = self.column_blocks();
+        let (tall, block) = if column_blocks == 1 { (block, 0) } else { (block / column_blocks, block % column_blocks) };
+        let row = tall * self.tile.rows;
+        let rows = self.tile.rows.min(self.nest.loops[self.tile.tall].count - row);
+        let (column, columns) = match &self.blocks {
+            Blocks::Even { .. } => {
+                let column = block * self.tile.columns;
+                (column, self.tile.columns.min(self.nest.loops[self.tile.lane].count - column))
+            }
+            Blocks::Listed(list) => list[block],
+        };
+        Block { shape: (rows, columns), start: (row, column) }
+    }
+
+    /// Whether the result's elements of a block lie side by side.
+    pub fn is_result_dense(&self) -> bool {
+        self.tile.is_dense(&self.nest, 0)
+    }
+
+    /// How far from that of a block's first lane the result of another lies.
+    #[inline]
+    pub fn result_offset(&self, block: Block, lane: usize) -> isize {
+        let (tall, step) = (self.nest.loops[self.tile.tall].step(0) as isize, self.nest.loops[self.tile.lane].step(0) as isize);
+        tall * (lane / block.shape.1) as isize + step * (lane % block.shape.1) as isize
+    }
+
+    /// Stores the lanes of a block, or adds them, to the result's elements from `to` on.
+    ///
+    /// # Safety
+    /// `from` is valid for the block's lanes, `to` for its elements of the result.
+    pub unsafe fn store<T: Lane, R: Lane>(&self, from: *const T, block: Block, to: *mut R, accumulate: bool) {
+        let (tall, step) = (self.nest.loops[self.tile.tall].step(0) as isize, self.nest.loops[self.tile.lane].step(0) as isize);
+        for row in 0..block.shape.0 {
+            // SAFETY: the contract.
+            unsafe {
+                let from = from.add(row * block.shape.1);
+                let to = to.offset(tall * row as isize);
+                if T::DTYPE == R::DTYPE && step == 1 && !accumulate {
+                    std::ptr::copy(from.cast::<R>(), to, block.shape.1);
+                    continue;
+                }
+                for column in 0..block.shape.1 {
+                    let to = to.offset(step * column as isize);
+                    let before = if accumulate { (*to).to_f64() } else { 0.0 };
+                    *to = R::from_f64(before + (*from.add(column)).to_f64());
+                }
+            }
+        }
     }
 
     /// Whether this is a sum of which one index counts, and the loop over it.
@@ -94,19 +180,15 @@ impl Program {
     /// Calls `work` with memory for one part: the tape's buffers, then two of T and one of f64 per lane.
     pub fn with_memory<T: Lane>(&self, work: impl FnOnce(Memory<T>)) {
         #[repr(align(64))]
-        #[derive(Clone, Copy)]
-        struct Line([MaybeUninit<u8>; 64]);
+        struct Line {
+            _bytes: [u8; 64],
+        }
         // each buffer a whole number of cache lines
-        let width = self.width.next_multiple_of(16);
+        let width = self.width().next_multiple_of(16);
         let bytes = width * ((self.tape.buffers + 2) * size_of::<T>() + size_of::<f64>());
-        let mut stack = [Line([MaybeUninit::uninit(); 64]); STACK / 64];
-        let mut heap = Vec::new();
-        let start: *mut u8 = if bytes <= STACK {
-            stack.as_mut_ptr().cast()
-        } else {
-            heap.resize(bytes.div_ceil(64), Line([MaybeUninit::uninit(); 64]));
-            heap.as_mut_ptr().cast()
-        };
+        let mut stack = MaybeUninit::<[Line; STACK / 64]>::uninit();
+        let mut heap = Box::<[Line]>::new_uninit_slice(if bytes <= STACK { 0 } else { bytes.div_ceil(64) });
+        let start: *mut u8 = if bytes <= STACK { stack.as_mut_ptr().cast() } else { heap.as_mut_ptr().cast() };
         // SAFETY: within the `bytes` bytes at `start`, aligned to 64; all are written, as 0, before they are read.
         unsafe {
             start.write_bytes(0, bytes);
@@ -203,22 +285,23 @@ impl<'a, T: Lane> Evaluator<'a, T> {
         true
     }
 
-    /// Moves to a block of lanes and gives its length.
+    /// Moves to a block of lanes.
     #[inline]
-    pub fn seek_block(&mut self, block: usize) -> usize {
-        let (start, n) = self.program.block(block);
-        self.cursor.place(self.program.lane, start);
-        n
+    pub fn seek_block(&mut self, block: usize) -> Block {
+        let block = self.program.block(block);
+        self.cursor.place(self.program.tile.tall, block.start.0);
+        self.cursor.place(self.program.tile.lane, block.start.1);
+        block
     }
 
-    /// Evaluates the `n` lanes at which the cursor stands, into `to` unless it is null, and gives where they are.
+    /// Evaluates the block of lanes at which the cursor stands, into `to` unless it is null, and gives where they are.
     ///
     /// # Safety
-    /// The launch's contract; a row was started; the `n` lanes are a block; `to` is valid for `n` writes and overlaps
-    /// no operand.
+    /// The launch's contract; a row was started; `to` is valid for the block's lanes and overlaps no operand.
     #[inline]
-    pub unsafe fn evaluate(&mut self, n: usize, to: *mut T) -> *const T {
+    pub unsafe fn evaluate(&mut self, block: Block, to: *mut T) -> *const T {
         let program = self.program;
+        let n = block.n();
         let at = match program.tape.root {
             Arg::Scalar(root) => {
                 let to = if to.is_null() { self.memory.buffers } else { to };
@@ -230,11 +313,13 @@ impl<'a, T: Lane> Evaluator<'a, T> {
                 let mut frame = Frame {
                     tape: &program.tape,
                     nest: &program.nest,
-                    lane: &program.nest.loops[program.lane],
+                    lane: &program.nest.loops[program.tile.lane],
+                    tall: &program.nest.loops[program.tile.tall],
+                    shape: block.shape,
                     operands: self.launch.operands,
                     streams: &self.launch.streams,
                     counters: &self.cursor.counters,
-                    first: self.cursor.global(program.lane),
+                    first: (self.cursor.global(program.tile.tall), self.cursor.global(program.tile.lane)),
                     scalars: &self.scalars,
                     vectors: &mut self.vectors,
                     buffers: self.memory.buffers,

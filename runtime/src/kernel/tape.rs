@@ -2,12 +2,41 @@
 //!
 //! The innermost loop of a walk runs over *lanes*. What does not change along it is computed once per row as a scalar
 //! (in f64, which costs nothing there); the rest is a list of vector steps, each a tight loop over a block of lanes
-//! that stays in the first-level cache. A contiguous operand is read where it lies.
+//! that stays in the first-level cache. A contiguous operand is read where it lies. Where the lane loop is short, or an
+//! operand is contiguous along another loop, a block is a [`Tile`]: some iterations of a second loop with all or some
+//! of the lane loop's each.
 
 use partita_ir::scalar::{Binary, Expr, Node, NodeId, Real, Unary};
 
-use super::nest::{Loop, Nest, Place};
+use super::nest::{Draw, Nest, Place};
 use super::vector::Lane;
+
+/// The two loops that blocks of lanes run over.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile {
+    /// The loop over columns: neighbouring lanes.
+    pub lane: usize,
+    /// The loop over rows, of one iteration where blocks have one row.
+    pub tall: usize,
+    /// Rows of a block, but of the last.
+    pub rows: usize,
+    /// Columns of a block, but of the last.
+    pub columns: usize,
+}
+
+impl Tile {
+    /// Whether a counter stays the same along the block.
+    pub fn is_constant(&self, nest: &Nest, counter: usize) -> bool {
+        nest.loops[self.lane].step(counter) == 0 && nest.loops[self.tall].step(counter) == 0
+    }
+
+    /// Whether a counter goes through the block without a gap.
+    pub fn is_dense(&self, nest: &Nest, counter: usize) -> bool {
+        let lane = &nest.loops[self.lane];
+        let joined = self.columns == lane.count && nest.loops[self.tall].step(counter) == lane.count as i64;
+        lane.step(counter) == 1 && (self.rows == 1 || joined)
+    }
+}
 
 /// The value of a node: scalar step or vector step number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +73,10 @@ pub enum VectorOp {
     Borrow(usize),
     /// An operand copied: strided, of another type, or partly outside.
     Read(usize),
-    /// The global index of the lane loop.
-    Index,
+    /// The global index of the loop over columns.
+    Column,
+    /// The global index of the loop over rows.
+    Row,
     /// Draw `n` of the nest.
     Draw(usize),
     /// A function of an earlier vector.
@@ -92,8 +123,12 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// Compiles an expression for lanes of type `T` along `lane`, which is loop `lane_index` of the nest.
-    pub fn new<T: Lane>(expr: &Expr, nest: &Nest, lane: &Loop, lane_index: usize) -> Self {
+    /// Compiles an expression for blocks of lanes of type `T`.
+    pub fn new<T: Lane>(expr: &Expr, nest: &Nest, tile: &Tile) -> Self {
+        let uniform = |n: usize| {
+            let mut counters = nest.operands[n].guards.iter().map(|guard| guard.counter).chain([1 + n]);
+            counters.all(|counter| tile.is_constant(nest, counter))
+        };
         let expr = without_powers(expr);
         let mut scalars = Vec::new();
         let mut ops: Vec<VectorOp> = Vec::new();
@@ -104,22 +139,24 @@ impl Tape {
             let of = |id: &NodeId| values[*id as usize];
             let step: Result<ScalarStep, VectorOp> = match node {
                 Node::Const(Real(value)) => Ok(ScalarStep::Const(*value)),
-                Node::Operand(n) if nest.is_uniform(*n, lane) => Ok(ScalarStep::Operand(*n)),
+                Node::Operand(n) if uniform(*n) => Ok(ScalarStep::Operand(*n)),
                 Node::Operand(n) => {
                     let view = &nest.operands[*n];
-                    let in_place = view.dtype == T::DTYPE && lane.step(1 + n) == 1 && view.guards.is_empty();
+                    let in_place = view.dtype == T::DTYPE && tile.is_dense(nest, 1 + n) && view.guards.is_empty();
                     Err(if in_place { VectorOp::Borrow(*n) } else { VectorOp::Read(*n) })
                 }
                 Node::Index(factor) => match nest.places[*factor] {
                     Place::Fixed(global) => Ok(ScalarStep::Const(global as f64)),
-                    Place::Loop(index) if index == lane_index => Err(VectorOp::Index),
+                    Place::Loop(index) if index == tile.lane => Err(VectorOp::Column),
+                    Place::Loop(index) if index == tile.tall => Err(VectorOp::Row),
                     Place::Loop(index) => Ok(ScalarStep::Index(index)),
                     Place::Merged => unreachable!("a loop whose index is read is not merged"),
                 },
                 Node::Random { salt, factors } => {
-                    let same = |draw: &super::nest::Draw| draw.salt == *salt && draw.factors == *factors;
+                    let same = |draw: &Draw| draw.salt == *salt && draw.factors == *factors;
                     let draw = nest.draws.iter().position(same).expect("the nest has the draws of its expression");
-                    if lane.step(nest.draws[draw].counter) == 0 { Ok(ScalarStep::Draw(draw)) } else { Err(VectorOp::Draw(draw)) }
+                    let uniform = tile.is_constant(nest, nest.draws[draw].counter);
+                    if uniform { Ok(ScalarStep::Draw(draw)) } else { Err(VectorOp::Draw(draw)) }
                 }
                 Node::Unary(op, a) => match of(a) {
                     Arg::Scalar(a) => Ok(ScalarStep::Unary(*op, a)),

@@ -379,7 +379,7 @@ fn rules_of_models_get_the_implementation_meant_for_them() {
         ("fold columns", simple("ts", &[300, 256], &["ts"], "s", sum, Expr::operand(0), &[])),
         ("fold rows", simple("ts", &[300, 300], &["ts"], "", sum, (x(0) * x(0)).expr(), &[])),
         ("fold rows", simple("tv", &[20, 3000], &["tv"], "t", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
-        ("fold columns", simple("tv", &[200, 40], &["tv"], "v", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
+        ("fold columns", simple("tv", &[200, 300], &["tv"], "v", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
         ("gather", simple("bsev", &[3, 40, 24, 6], &["bs", "ve"], "bse", sum, one_hot(x(1), 3), &[0])),
         ("gather", simple("bsv", &[3, 40, 6], &["bs", "bsv"], "bs", sum, one_hot(x(1), 2), &[0])),
         ("scatter", simple("bsev", &[3, 400, 24, 6], &["bs", "bse"], "ve", sum, one_hot(x(1), 3), &[0])),

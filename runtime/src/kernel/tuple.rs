@@ -30,7 +30,7 @@ impl TupleFold {
         let row = nest.count(&rows);
         let (outer, inner) = (nest.of_class(Class::Kept, &[]), nest.of_class(Class::Reduced, &[]));
         let reduce = rule.reduce.expect("a tuple fold reduces");
-        Self { program: Program::new::<T>(nest, lane, &rule.expr, None), reduce, outer, inner, around, row }
+        Self { program: Program::new::<T>(nest, lane, None, &rule.expr, None), reduce, outer, inner, around, row }
     }
 
     /// Numbers of a row, rounded up to cache lines.
@@ -128,22 +128,21 @@ impl TupleFold {
     /// # Safety
     /// That of [`TupleFold::run`].
     unsafe fn each_row<T: Lane>(&self, evaluator: &mut Evaluator<'_, T>, row: &mut [T], base: isize, take: &mut dyn FnMut(&[T])) {
-        let step = self.program.result_step();
         for _ in 0..self.program.nest.count(&self.inner) {
             for _ in 0..self.program.nest.count(&self.around) {
                 // SAFETY: the contract.
                 unsafe { evaluator.start_row() };
                 for block in 0..self.program.n_blocks() {
-                    let n = evaluator.seek_block(block);
+                    let block = evaluator.seek_block(block);
                     // SAFETY: the contract.
-                    let values = unsafe { std::slice::from_raw_parts(evaluator.evaluate(n, std::ptr::null_mut()), n) };
+                    let values = unsafe { std::slice::from_raw_parts(evaluator.evaluate(block, std::ptr::null_mut()), block.n()) };
                     // the result's row is dense, so an element's place in it is its distance from the row's start
                     let place = evaluator.result() - base;
                     for (lane, value) in values.iter().enumerate() {
-                        row[(place + step * lane as isize) as usize] = *value;
+                        row[(place + self.program.result_offset(block, lane)) as usize] = *value;
                     }
                 }
-                evaluator.cursor.place(self.program.lane, 0);
+                evaluator.seek_block(0);
                 evaluator.cursor.advance(&self.around);
             }
             take(row);

@@ -84,7 +84,8 @@ impl Walk {
         let chosen = choice.as_ref().map(|choice| choice.loop_index);
         let scatters = chosen.is_some_and(|index| nest.loops[index].class == Class::Kept);
         let lane = best_lane::<T>(rule, &nest, choice.as_ref(), scatters);
-        let without: Vec<usize> = lane.into_iter().chain(chosen).collect();
+        let tall = lane.and_then(|lane| best_tall(rule, &nest, choice.as_ref(), lane));
+        let without: Vec<usize> = lane.into_iter().chain(chosen).chain(tall.map(|(index, _)| index)).collect();
         let outer = nest.of_class(Class::Kept, &without);
         let inner = nest.of_class(Class::Reduced, &without);
         let mode = match lane {
@@ -94,9 +95,10 @@ impl Walk {
             _ => Mode::Columns,
         };
         let elements = nest.count(&nest.of_class(Class::Kept, &[]));
-        let points = nest.count(&outer) * nest.count(&inner) * lane.map_or(1, |lane| nest.loops[lane].count);
+        let walked: Vec<usize> = (0..nest.loops.len()).filter(|index| Some(*index) != chosen).collect();
+        let points = nest.count(&walked);
         let value = choice.as_ref().map_or(&rule.expr, |choice| &choice.value);
-        let program = Program::new::<T>(nest, lane, value, choice.as_ref().map(|choice| (choice.loop_index, &choice.index)));
+        let program = Program::new::<T>(nest, lane, tall, value, choice.as_ref().map(|choice| (choice.loop_index, &choice.index)));
         let reduce = rule.reduce.unwrap_or(Reduce::Sum);
         let mut walk = Self { program, mode, reduce, outer, inner, splits: 1, points, elements };
         let (units, terms) = (walk.units(), walk.terms());
@@ -131,7 +133,7 @@ impl Walk {
 
     /// Partial results of a unit.
     fn partials(&self) -> usize {
-        if self.mode == Mode::Rows { 1 } else { self.program.width }
+        if self.mode == Mode::Rows { 1 } else { self.program.width() }
     }
 
     /// Bytes for the partial results of a split fold.
@@ -180,11 +182,21 @@ impl Walk {
                 let n_parts = several(units);
                 launch.pool.run(n_parts, &|index| {
                     part(&|evaluator, memory| {
-                        for unit in range_of(index, n_parts, units) {
+                        let range = range_of(index, n_parts, units);
+                        // units of one place around the lanes
+                        let blocks = if self.mode == Mode::Rows { 1 } else { self.program.n_blocks() };
+                        let together = self.splits * blocks;
+                        evaluator.cursor.seek(&self.outer, range.start / together);
+                        for unit in range.clone() {
+                            if unit % together == 0 && unit > range.start {
+                                evaluator.cursor.advance(&self.outer);
+                            }
+                            let (split, block) = (unit % self.splits, unit / self.splits % blocks);
+                            let terms = range_of(split, self.splits, self.terms());
                             unsafe {
                                 match self.mode {
-                                    Mode::Rows => self.row::<T, R>(evaluator, launch, routines, unit),
-                                    _ => self.column::<T, R>(evaluator, memory, launch, routines, unit),
+                                    Mode::Rows => self.row::<T, R>(evaluator, launch, routines, unit, terms),
+                                    _ => self.column::<T, R>(evaluator, memory, launch, routines, unit, block, terms),
                                 }
                             }
                         }
@@ -208,9 +220,9 @@ impl Walk {
         units: std::ops::Range<usize>,
     ) {
         let n_blocks = self.program.n_blocks();
-        let step = self.program.result_step();
+        let same = T::DTYPE == R::DTYPE && self.program.is_result_dense();
         // storing right into the result needs that no operand is there
-        let direct = T::DTYPE == R::DTYPE && step == 1 && !launch.accumulate && !launch.in_place();
+        let direct = same && !launch.accumulate && !launch.in_place();
         evaluator.cursor.seek(&self.outer, units.start / n_blocks);
         let mut block = units.start % n_blocks;
         let mut found = false;
@@ -220,28 +232,27 @@ impl Walk {
                 if unit == units.start || block == 0 {
                     found = evaluator.start_row();
                 }
-                let n = evaluator.seek_block(block);
+                let block = evaluator.seek_block(block);
                 let to = launch.result.cast::<R>().offset(evaluator.result());
                 if !found {
-                    let (zeros, ..) = memory.lanes(n);
+                    let (zeros, ..) = memory.lanes(block.n());
                     zeros.fill(T::ZERO);
-                    store(zeros.as_ptr(), n, to, step, launch.accumulate);
+                    self.program.store(zeros.as_ptr(), block, to, launch.accumulate);
                 } else if direct {
-                    evaluator.evaluate(n, to.cast());
+                    evaluator.evaluate(block, to.cast());
                 } else {
-                    let values = evaluator.evaluate(n, std::ptr::null_mut());
-                    if T::DTYPE == R::DTYPE && step == 1 && launch.accumulate {
-                        let values = std::slice::from_raw_parts(values, n);
-                        (routines.add)(std::slice::from_raw_parts_mut(to.cast(), n), values);
+                    let values = evaluator.evaluate(block, std::ptr::null_mut());
+                    if same && launch.accumulate {
+                        let values = std::slice::from_raw_parts(values, block.n());
+                        (routines.add)(std::slice::from_raw_parts_mut(to.cast(), block.n()), values);
                     } else {
-                        store(values, n, to, step, launch.accumulate);
+                        self.program.store(values, block, to, launch.accumulate);
                     }
                 }
             }
             block += 1;
             if block == n_blocks {
                 block = 0;
-                evaluator.cursor.place(self.program.lane, 0);
                 evaluator.cursor.advance(&self.outer);
             }
         }
@@ -252,17 +263,15 @@ impl Walk {
     unsafe fn scatter<T: Lane, R: Lane>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>, rows: std::ops::Range<usize>) {
         let loops: Vec<usize> = self.outer.iter().chain(&self.inner).copied().collect();
         let along = self.program.choice().expect("a scatter chooses");
-        let step = self.program.result_step();
         for _ in 0..self.program.nest.count(&loops) {
             // SAFETY: the contract.
             unsafe {
                 if evaluator.choose().is_some_and(|row| rows.contains(&row)) && evaluator.start_row() {
                     for block in 0..self.program.n_blocks() {
-                        let n = evaluator.seek_block(block);
-                        let values = evaluator.evaluate(n, std::ptr::null_mut());
-                        store(values, n, launch.result.cast::<R>().offset(evaluator.result()), step, true);
+                        let block = evaluator.seek_block(block);
+                        let values = evaluator.evaluate(block, std::ptr::null_mut());
+                        self.program.store(values, block, launch.result.cast::<R>().offset(evaluator.result()), true);
                     }
-                    evaluator.cursor.place(self.program.lane, 0);
                     evaluator.cursor.place(along, 0);
                 }
             }
@@ -274,10 +283,15 @@ impl Walk {
     ///
     /// # Safety
     /// That of [`Walk::run`], for a unit that no other part has.
-    unsafe fn row<T: Lane, R: Lane>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>, routines: &Routines<T>, unit: usize) {
+    unsafe fn row<T: Lane, R: Lane>(
+        &self,
+        evaluator: &mut Evaluator<'_, T>,
+        launch: &Launch<'_>,
+        routines: &Routines<T>,
+        unit: usize,
+        range: std::ops::Range<usize>,
+    ) {
         let n_blocks = self.program.n_blocks();
-        let range = range_of(unit % self.splits, self.splits, self.terms());
-        evaluator.cursor.seek(&self.outer, unit / self.splits);
         evaluator.cursor.seek(&self.inner, range.start / n_blocks);
         let mut block = range.start % n_blocks;
         let mut partial = partial_identity(self.reduce);
@@ -289,8 +303,8 @@ impl Walk {
                     found = evaluator.start_row();
                 }
                 if found {
-                    let n = evaluator.seek_block(block);
-                    let values = std::slice::from_raw_parts(evaluator.evaluate(n, std::ptr::null_mut()), n);
+                    let block = evaluator.seek_block(block);
+                    let values = std::slice::from_raw_parts(evaluator.evaluate(block, std::ptr::null_mut()), block.n());
                     partial = match self.reduce {
                         Reduce::Max => (partial.0.max((routines.largest)(values).to_f64()), 0.0),
                         Reduce::Min => (partial.0.min((routines.smallest)(values).to_f64()), 0.0),
@@ -309,14 +323,12 @@ impl Walk {
                 evaluator.cursor.advance(&self.inner);
             }
         }
-        evaluator.cursor.place(self.program.lane, 0);
         // SAFETY: the contract; the scratch has a partial for each unit.
         unsafe {
             if self.splits > 1 {
                 launch.scratch.cast::<Partial>().add(unit).write(partial);
             } else {
-                let value = partial_value(self.reduce, partial);
-                store(&value, 1, launch.result.cast::<R>().offset(evaluator.result()), 1, launch.accumulate);
+                put(launch.result.cast::<R>().offset(evaluator.result()), partial_value(self.reduce, partial), launch.accumulate);
             }
         }
     }
@@ -325,6 +337,7 @@ impl Walk {
     ///
     /// # Safety
     /// That of [`Walk::run`], for a unit that no other part has.
+    #[expect(clippy::too_many_arguments, reason = "what a unit is and where it goes")]
     unsafe fn column<T: Lane, R: Lane>(
         &self,
         evaluator: &mut Evaluator<'_, T>,
@@ -332,13 +345,12 @@ impl Walk {
         launch: &Launch<'_>,
         routines: &Routines<T>,
         unit: usize,
+        block: usize,
+        range: std::ops::Range<usize>,
     ) {
-        let n_blocks = self.program.n_blocks();
-        let range = range_of(unit % self.splits, self.splits, self.terms());
-        let group = unit / self.splits;
-        evaluator.cursor.seek(&self.outer, group / n_blocks);
         evaluator.cursor.seek(&self.inner, range.start);
-        let n = evaluator.seek_block(group % n_blocks);
+        let block = evaluator.seek_block(block);
+        let n = block.n();
         // SAFETY: a block is at most as wide as the memory, and no other lanes of it are alive.
         let (first, second, wide) = unsafe { memory.lanes(n) };
         first.fill(T::from_f64(partial_identity(self.reduce).0));
@@ -349,7 +361,7 @@ impl Walk {
         unsafe {
             for (term, _) in range.clone().enumerate() {
                 if evaluator.start_row() {
-                    let values = std::slice::from_raw_parts(evaluator.evaluate(n, std::ptr::null_mut()), n);
+                    let values = std::slice::from_raw_parts(evaluator.evaluate(block, std::ptr::null_mut()), n);
                     match self.reduce {
                         Reduce::Max => (routines.raise)(first, values),
                         Reduce::Min => (routines.lower)(first, values),
@@ -369,17 +381,17 @@ impl Walk {
                 _ => (first[lane].to_f64(), second[lane].to_f64()),
             };
             if self.splits > 1 {
-                let partials = launch.scratch.cast::<Partial>().add(unit * self.program.width);
+                let partials = launch.scratch.cast::<Partial>().add(unit * self.program.width());
                 (0..n).for_each(|lane| partials.add(lane).write(partial(lane)));
                 return;
             }
             let to = launch.result.cast::<R>().offset(evaluator.result());
-            let step = self.program.result_step();
             if short && self.reduce != Reduce::LogSumExp {
-                store(first.as_ptr(), n, to, step, launch.accumulate);
+                self.program.store(first.as_ptr(), block, to, launch.accumulate);
             } else {
                 for lane in 0..n {
-                    store(&partial_value(self.reduce, partial(lane)), 1, to.offset(step * lane as isize), 1, launch.accumulate);
+                    let to = to.offset(self.program.result_offset(block, lane));
+                    put(to, partial_value(self.reduce, partial(lane)), launch.accumulate);
                 }
             }
         }
@@ -390,16 +402,12 @@ impl Walk {
     /// # Safety
     /// That of [`Walk::run`], once all parts are done.
     unsafe fn join<T: Lane, R: Lane>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>) {
-        let (n_blocks, width, step) = (self.program.n_blocks(), self.partials(), self.program.result_step());
+        let (n_blocks, width) = (self.program.n_blocks(), self.partials());
         let rows = self.mode == Mode::Rows;
         for unit in 0..self.units() {
-            let n = if rows {
-                evaluator.cursor.seek(&self.outer, unit);
-                1
-            } else {
-                evaluator.cursor.seek(&self.outer, unit / n_blocks);
-                evaluator.seek_block(unit % n_blocks)
-            };
+            evaluator.cursor.seek(&self.outer, if rows { unit } else { unit / n_blocks });
+            let block = evaluator.seek_block(if rows { 0 } else { unit % n_blocks });
+            let n = if rows { 1 } else { block.n() };
             // SAFETY: the parts wrote all partials of the unit.
             unsafe {
                 let partials = launch.scratch.cast::<Partial>().add(unit * self.splits * width);
@@ -408,30 +416,21 @@ impl Walk {
                     let start = partial_identity(self.reduce);
                     let of = |split: usize| *partials.add(split * width + lane);
                     let partial = (0..self.splits).fold(start, |sum, split| partial_merge(self.reduce, sum, of(split)));
-                    let value = partial_value(self.reduce, partial);
-                    store(&value, 1, to.offset(step * lane as isize), 1, launch.accumulate);
+                    let to = to.offset(self.program.result_offset(block, lane));
+                    put(to, partial_value(self.reduce, partial), launch.accumulate);
                 }
             }
         }
     }
 }
 
-/// Stores or adds `n` lanes.
+/// Stores a number, or adds it.
 ///
 /// # Safety
-/// `from` is valid for `n` reads, `to` for `n` writes `step` apart.
-unsafe fn store<T: Lane, R: Lane>(from: *const T, n: usize, to: *mut R, step: isize, accumulate: bool) {
+/// `to` is valid for a write and, if it accumulates, for a read.
+unsafe fn put<R: Lane>(to: *mut R, value: f64, accumulate: bool) {
     // SAFETY: the contract.
-    unsafe {
-        if T::DTYPE == R::DTYPE && step == 1 && !accumulate {
-            return std::ptr::copy(from.cast::<R>(), to, n);
-        }
-        for lane in 0..n {
-            let to = to.offset(step * lane as isize);
-            let before = if accumulate { (*to).to_f64() } else { 0.0 };
-            *to = R::from_f64(before + (*from.add(lane)).to_f64());
-        }
-    }
+    unsafe { *to = R::from_f64(if accumulate { (*to).to_f64() + value } else { value }) };
 }
 
 /// The loop that the lanes should run over, by an estimate of nanoseconds; none if no loop may.
@@ -463,6 +462,46 @@ fn best_lane<T: Lane>(rule: &Rule, nest: &Nest, choice: Option<&Choice>, scatter
     };
     // the last of equals: the innermost
     walked.into_iter().filter(may).min_by(|a, b| estimate(*a).total_cmp(&estimate(*b)).then(b.cmp(a)))
+}
+
+/// Lanes below which a row is short, and blocks should take several.
+const SHORT: usize = 128;
+/// Lanes of a block that are enough.
+const MANY: usize = 512;
+/// Columns of a block that reads an operand across its lines: 16 rows of these are a block.
+const ACROSS: usize = 64;
+
+/// A second loop for blocks of several rows, and their columns: where rows are short, or an operand that the lanes
+/// cross is contiguous along that loop.
+fn best_tall(rule: &Rule, nest: &Nest, choice: Option<&Choice>, lane: usize) -> Option<(usize, usize)> {
+    let along = &nest.loops[lane];
+    if along.class == Class::Reduced || along.runs.len() > 1 {
+        return None;
+    }
+    let may = |index: &usize| {
+        let l = &nest.loops[*index];
+        let chosen = choice.is_some_and(|choice| choice.loop_index == *index || depends(&choice.index, nest, *index));
+        *index != lane && l.class == along.class && l.runs.len() == 1 && !chosen
+    };
+    let read = |n: &usize| rule.expr.reads(*n);
+    let operands: Vec<usize> = (0..nest.operands.len()).filter(read).collect();
+    let crossed = |index: &usize| {
+        let steps = |n: &usize| (along.step(1 + n).abs(), nest.loops[*index].step(1 + n));
+        operands.iter().any(|n| matches!(steps(n), (16.., 1)))
+    };
+    if along.count >= SHORT {
+        return (0..nest.loops.len()).filter(may).find(crossed).map(|index| (index, ACROSS));
+    }
+    // the fewest operands that change along it and are not contiguous in a block
+    let copies = |index: &usize| {
+        let l = &nest.loops[*index];
+        let copied = |n: &&usize| !nest.is_uniform(**n, l) || !nest.is_uniform(**n, along);
+        let joined = |n: &&usize| l.step(1 + **n) == along.count as i64 && along.step(1 + **n) == 1;
+        operands.iter().filter(|n| copied(n) && !joined(n)).count()
+    };
+    let rows = |index: &usize| nest.loops[*index].count.min(MANY / along.count);
+    let index = (0..nest.loops.len()).filter(may).max_by_key(|index| (rows(index), std::cmp::Reverse(copies(index))))?;
+    Some((index, along.count))
 }
 
 #[cfg(test)]

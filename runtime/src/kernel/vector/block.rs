@@ -14,16 +14,20 @@ pub struct Frame<'a, T> {
     pub tape: &'a Tape,
     /// The nest that it was compiled for.
     pub nest: &'a Nest,
-    /// The lane loop.
+    /// The loop over columns.
     pub lane: &'a Loop,
+    /// The loop over rows.
+    pub tall: &'a Loop,
+    /// Rows and columns of the block.
+    pub shape: (usize, usize),
     /// Start of each operand.
     pub operands: &'a [*const u8],
     /// Stream of each draw.
     pub streams: &'a [u64],
     /// The counters at the first lane of the block.
     pub counters: &'a [i64],
-    /// Global index of the lane loop at the first lane.
-    pub first: i64,
+    /// Global indices of the loops over rows and columns at the first lane.
+    pub first: (i64, i64),
     /// Results of the scalar steps.
     pub scalars: &'a [f64],
     /// Where each vector is: written by the steps.
@@ -81,18 +85,31 @@ pub unsafe fn block<T: Lane, I: Isa>(frame: &mut Frame<'_, T>, n: usize) {
             VectorOp::Borrow(_) => {}
             // SAFETY: the contract.
             VectorOp::Read(operand) => unsafe { read(out, frame, operand) },
-            VectorOp::Index => {
-                let first = frame.first as f64;
-                for (lane, out) in out.iter_mut().enumerate() {
-                    // a block has few lanes, and i32 converts in vectors where i64 does not
-                    *out = T::from_f64(first + f64::from(lane as i32));
+            VectorOp::Column => {
+                let (first, columns) = (frame.first.1, frame.shape.1);
+                let (row, rest) = out.split_at_mut(columns);
+                if first + (columns as i64) < 1 << 24 {
+                    // exact in f32
+                    row.iter_mut().enumerate().for_each(|(lane, out)| *out = T::from_i32(first as i32 + lane as i32));
+                } else {
+                    row.iter_mut().enumerate().for_each(|(lane, out)| *out = T::from_f64((first + lane as i64) as f64));
+                }
+                rest.chunks_exact_mut(columns).for_each(|other| other.copy_from_slice(row));
+            }
+            VectorOp::Row => {
+                for (row, out) in out.chunks_exact_mut(frame.shape.1).enumerate() {
+                    out.fill(T::from_f64((frame.first.0 + row as i64) as f64));
                 }
             }
             VectorOp::Draw(draw) => {
                 let counter = frame.nest.draws[draw].counter;
-                let (stream, element, step) = (frame.streams[draw], frame.counters[counter] as u64, frame.lane.step(counter) as u64);
-                for (lane, out) in out.iter_mut().enumerate() {
-                    *out = T::from_bits24(uniform_bits(stream, element.wrapping_add(step.wrapping_mul(lane as u64))));
+                let (stream, step, tall) = (frame.streams[draw], frame.lane.step(counter) as u64, frame.tall.step(counter) as u64);
+                let mut element = frame.counters[counter] as u64;
+                for row in out.chunks_exact_mut(frame.shape.1) {
+                    for (lane, out) in row.iter_mut().enumerate() {
+                        *out = T::from_bits24(uniform_bits(stream, element.wrapping_add(step.wrapping_mul(lane as u64))));
+                    }
+                    element = element.wrapping_add(tall);
                 }
             }
             VectorOp::Unary(op, a) => unary::<T, I>(op, out, vector(a)),
@@ -164,43 +181,64 @@ pub unsafe fn block<T: Lane, I: Isa>(frame: &mut Frame<'_, T>, n: usize) {
     }
 }
 
-/// Copies an operand: any type, any stride, 0 outside its bounds.
+/// Copies an operand: any type, any strides, 0 outside its bounds.
 ///
 /// # Safety
 /// That of [`block`].
 #[inline(always)]
 unsafe fn read<T: Lane>(out: &mut [T], frame: &Frame<'_, T>, operand: usize) {
-    let (mut from, mut until) = (0i64, out.len() as i64);
     let view = &frame.nest.operands[operand];
-    for guard in &view.guards {
-        let (index, step) = (frame.counters[guard.counter], frame.lane.step(guard.counter));
-        // the lanes with 0 <= index + step · lane < size
-        let (low, high) = match step.signum() {
-            0 if (0..guard.size).contains(&index) => continue,
-            0 => (0, 0),
-            1 => ((-index + step - 1).div_euclid(step), (guard.size - index + step - 1).div_euclid(step)),
-            _ => ((index - guard.size).div_euclid(-step) + 1, index.div_euclid(-step) + 1),
-        };
-        (from, until) = (from.max(low), until.min(high));
-    }
-    if from >= until {
-        return out.fill(T::ZERO);
-    }
-    let (from, until) = (from as usize, until as usize);
-    out[..from].fill(T::ZERO);
-    out[until..].fill(T::ZERO);
-    let step = frame.lane.step(1 + operand) as isize;
-    let start = frame.counters[1 + operand] as isize + step * from as isize;
-    let out = &mut out[from..until];
+    let (step, tall) = (frame.lane.step(1 + operand) as isize, frame.tall.step(1 + operand) as isize);
+    let start = frame.counters[1 + operand] as isize;
     let base = frame.operands[operand];
+    let columns = frame.shape.1;
     // SAFETY: the contract, for lanes within the bounds.
-    unsafe {
+    let copy = |out: &mut [T], start: isize| unsafe {
         match view.dtype {
             DType::F32 => copy(out, base.cast::<f32>().offset(start), step, |x| T::from_f64(f64::from(x))),
             DType::F64 => copy(out, base.cast::<f64>().offset(start), step, T::from_f64),
             DType::I32 => copy(out, base.cast::<i32>().offset(start), step, T::from_i32),
             _ => unreachable!("`Kernel::prepare` takes stored types alone"),
         }
+    };
+    if view.guards.is_empty() {
+        if tall == 1 && step != 1 && view.dtype == T::DTYPE {
+            // down the columns, so that each cache line of the operand is read once
+            for column in 0..columns {
+                // SAFETY: the contract.
+                let from = unsafe { base.cast::<T>().offset(start + step * column as isize) };
+                for (row, out) in out[column..].iter_mut().step_by(columns).enumerate() {
+                    // SAFETY: the contract.
+                    *out = unsafe { *from.add(row) };
+                }
+            }
+        } else {
+            out.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| copy(out, start + tall * row as isize));
+        }
+        return;
+    }
+    for (row, out) in out.chunks_exact_mut(columns).enumerate() {
+        let (mut from, mut until) = (0, columns as i64);
+        for guard in &view.guards {
+            let step = frame.lane.step(guard.counter);
+            let index = frame.counters[guard.counter] + frame.tall.step(guard.counter) * row as i64;
+            // the lanes with 0 <= index + step · lane < size
+            let (low, high) = match step.signum() {
+                0 if (0..guard.size).contains(&index) => continue,
+                0 => (0, 0),
+                1 => ((-index + step - 1).div_euclid(step), (guard.size - index + step - 1).div_euclid(step)),
+                _ => ((index - guard.size).div_euclid(-step) + 1, index.div_euclid(-step) + 1),
+            };
+            (from, until) = (from.max(low), until.min(high));
+        }
+        if from >= until {
+            out.fill(T::ZERO);
+            continue;
+        }
+        let (from, until) = (from as usize, until as usize);
+        out[..from].fill(T::ZERO);
+        out[until..].fill(T::ZERO);
+        copy(&mut out[from..until], start + tall * row as isize + step * from as isize);
     }
 }
 
@@ -214,6 +252,9 @@ unsafe fn copy<T: Lane, S: Copy>(out: &mut [T], from: *const S, step: isize, con
         for (out, from) in out.iter_mut().zip(from) {
             *out = convert(*from);
         }
+    } else if step == 0 {
+        // SAFETY: the contract.
+        out.fill(convert(unsafe { *from }));
     } else {
         for (lane, out) in out.iter_mut().enumerate() {
             // SAFETY: the contract.
