@@ -1,6 +1,8 @@
 //! Compiled programs: what code generation writes and the runtime reads. One role a stage; ranks of a stage run the
 //! same instructions on shards whose sizes follow from the layouts and their coordinates.
 
+pub mod verify;
+
 use serde::{Deserialize, Serialize};
 
 use crate::boxing::Step;
@@ -43,6 +45,13 @@ pub struct Program {
     pub boxings: Vec<BoxingSpec>,
     /// One role a stage. Rank `r` is rank `r mod ranks of the mesh` of stage `r div ranks of the mesh`.
     pub roles: Vec<Role>,
+}
+
+impl Program {
+    /// Messages that a channel between two stages holds before its sender waits: enough for a pipeline that is full.
+    pub fn channel_capacity(&self) -> usize {
+        self.roles.len() + 1
+    }
 }
 
 /// A rule with what is needed to run it on a shard.

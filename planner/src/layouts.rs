@@ -165,6 +165,7 @@ impl Task<'_> {
         let boxings = Boxings::new(self.cluster, &self.mesh.mesh);
         let (problem, nodes) = self.problem(&boxings)?;
         let answer = problem.solve().ok_or(LayoutError::NoneTogether)?;
+        if std::env::var_os("DBG").is_some() { eprintln!("optimal {} cost {}", answer.optimal, answer.cost); }
         Ok((self.read(&nodes, &answer.choice), answer.cost))
     }
 
@@ -216,7 +217,7 @@ impl Task<'_> {
             graph.visit(&phase.ops, &mut |op, within| found.push((op, within)));
             for (op, within) in found {
                 let rule = SizedRule::of(graph, op).expect("visited operators are primitives");
-                let choices = signatures(graph, op, phase.kind, self.mesh, self.constraints);
+                let choices = signatures(graph, op, phase.kind, self.mesh, &self.constraints);
                 if choices.is_empty() {
                     return Err(self.no_signature(op));
                 }

@@ -14,7 +14,7 @@ use crate::mesh::{Degrees, MeshPlan};
 use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::Plan;
 use crate::stages::CutError;
-use crate::strategy::Constraints;
+use crate::strategy::{Constraints, pending};
 
 /// A model as the planner is given it.
 pub struct Model<'a> {
@@ -216,7 +216,7 @@ pub fn skeleton(model: &Model<'_>, pins: &Pins, degrees: Degrees, zero: u8, reco
 
 /// The search for the layouts of a plan.
 pub fn task<'a>(plan: &'a Plan, cluster: &'a Cluster, pins: &Pins) -> Task<'a> {
-    let constraints = Constraints { sp: pins.sp, split_weights: plan.degrees.tp > 1, even: pins.even };
+    let constraints = Constraints { sp: pins.sp, split_weights: plan.degrees.tp > 1, even: pins.even, pending: pending(&plan.graph) };
     Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero }
 }
 

@@ -56,17 +56,83 @@ impl Problem {
 
     /// Solves; `None` if every choice is forbidden.
     pub fn solve(&self) -> Option<Answer> {
-        if let Some(choice) = self.eliminate() {
-            let cost = self.cost(&choice);
-            return cost.is_finite().then_some(Answer { choice, cost, optimal: true });
-        }
-        let choice = self.descend();
+        let (reduced, kept) = self.undominated();
+        let (choice, optimal) = reduced.eliminate();
+        let choice: Vec<usize> = choice.iter().zip(&kept).map(|(s, kept)| kept[*s]).collect();
         let cost = self.cost(&choice);
-        cost.is_finite().then_some(Answer { choice, cost, optimal: false })
+        cost.is_finite().then_some(Answer { choice, cost, optimal })
     }
 
-    /// The optimum, or `None` if a table would be too wide.
-    fn eliminate(&self) -> Option<Vec<usize>> {
+    /// The problem without dominated strategies, and which are left of each node. A strategy is dominated by another
+    /// that costs no more than it whatever the neighbours choose: replacing the one by the other never makes an answer
+    /// worse. Of two that dominate each other the first stays.
+    fn undominated(&self) -> (Problem, Vec<Vec<usize>>) {
+        let n = self.nodes.len();
+        let mut around: Vec<Vec<usize>> = vec![Vec::new(); n];
+        for (id, edge) in self.edges.iter().enumerate() {
+            around[edge.a].push(id);
+            around[edge.b].push(id);
+        }
+        let mut kept: Vec<Vec<usize>> = self.nodes.iter().map(|costs| (0..costs.len()).collect()).collect();
+        let mut todo: BTreeSet<usize> = (0..n).collect();
+        while let Some(node) = todo.pop_first() {
+            let worst_regret = |better: usize, worse: usize, kept: &[Vec<usize>]| -> f64 {
+                let mut regret = self.nodes[node][better] - self.nodes[node][worse];
+                if self.nodes[node][worse].is_infinite() {
+                    return f64::NEG_INFINITY;
+                }
+                for edge in around[node].iter().map(|id| &self.edges[*id]) {
+                    if edge.a == edge.b {
+                        return f64::INFINITY;
+                    }
+                    let columns = self.nodes[edge.b].len();
+                    let at = |s: usize, t: usize| if edge.a == node { edge.costs[s * columns + t] } else { edge.costs[t * columns + s] };
+                    let other = edge.a + edge.b - node;
+                    let differences = kept[other].iter().map(|t| match (at(better, *t), at(worse, *t)) {
+                        (_, worse) if worse.is_infinite() => f64::NEG_INFINITY,
+                        (better, worse) => better - worse,
+                    });
+                    regret += differences.fold(f64::NEG_INFINITY, f64::max);
+                    if regret > 0.0 {
+                        return regret;
+                    }
+                }
+                regret
+            };
+            let before = kept[node].len();
+            let mut left: Vec<usize> = Vec::new();
+            let candidates = kept[node].clone();
+            for (position, &s) in candidates.iter().enumerate() {
+                // against those that stay, and against those that are still to be looked at
+                let dominated = left.iter().chain(&candidates[position + 1..]).any(|other| worst_regret(*other, s, &kept) <= 0.0);
+                if !dominated {
+                    left.push(s);
+                }
+            }
+            if left.is_empty() {
+                left.push(candidates[0]);
+            }
+            kept[node] = left;
+            if kept[node].len() < before {
+                todo.extend(around[node].iter().map(|id| self.edges[*id].a + self.edges[*id].b - node));
+            }
+        }
+        let nodes = self.nodes.iter().zip(&kept).map(|(costs, kept)| kept.iter().map(|s| costs[*s]).collect()).collect();
+        let edges = self
+            .edges
+            .iter()
+            .map(|edge| {
+                let columns = self.nodes[edge.b].len();
+                let costs = kept[edge.a].iter().flat_map(|sa| kept[edge.b].iter().map(move |sb| edge.costs[sa * columns + sb]));
+                Edge { a: edge.a, b: edge.b, costs: costs.collect() }
+            })
+            .collect();
+        (Problem { nodes, edges }, kept)
+    }
+
+    /// Eliminates nodes while their tables stay small; what is left, if anything, is searched. Gives the choice and
+    /// whether it is the optimum.
+    fn eliminate(&self) -> (Vec<usize>, bool) {
         let n = self.nodes.len();
         let sizes: Vec<usize> = self.nodes.iter().map(Vec::len).collect();
         let mut tables: BTreeMap<usize, Table> = BTreeMap::new();
@@ -83,12 +149,20 @@ impl Problem {
             add(Table { nodes: vec![node], values: costs.clone() }, &mut tables, &mut of_node);
         }
         for edge in &self.edges {
-            if edge.a == edge.b {
-                let values = (0..sizes[edge.a]).map(|s| edge.costs[s * sizes[edge.a] + s]).collect();
-                add(Table { nodes: vec![edge.a], values }, &mut tables, &mut of_node);
+            // a node with one strategy leaves the other's costs alone
+            let (one_a, one_b) = (sizes[edge.a] == 1, sizes[edge.b] == 1);
+            let nodes = match (edge.a == edge.b, one_a, one_b) {
+                (true, ..) => vec![edge.a],
+                (_, true, _) => vec![edge.b],
+                (_, _, true) => vec![edge.a],
+                _ => vec![edge.a, edge.b],
+            };
+            let values = if edge.a == edge.b {
+                (0..sizes[edge.a]).map(|s| edge.costs[s * sizes[edge.a] + s]).collect()
             } else {
-                add(Table { nodes: vec![edge.a, edge.b], values: edge.costs.clone() }, &mut tables, &mut of_node);
-            }
+                edge.costs.clone()
+            };
+            add(Table { nodes, values }, &mut tables, &mut of_node);
         }
         let neighbours = |node: usize, tables: &BTreeMap<usize, Table>, of_node: &[BTreeSet<usize>]| -> BTreeSet<usize> {
             of_node[node].iter().flat_map(|id| tables[id].nodes.iter().copied()).filter(|other| *other != node).collect()
@@ -101,7 +175,7 @@ impl Problem {
         let mut trail: Vec<(usize, Vec<usize>, Vec<u32>)> = Vec::new();
         while let Some(&node) = left.iter().min_by_key(|node| (widths[**node].saturating_mul(sizes[**node]), **node)) {
             if widths[node].saturating_mul(sizes[node]) > WIDEST {
-                return None;
+                break;
             }
             left.remove(&node);
             let around: Vec<usize> = neighbours(node, &tables, &of_node).into_iter().collect();
@@ -122,75 +196,87 @@ impl Problem {
             trail.push((node, around, best));
         }
         let mut choice = vec![0; n];
+        let optimal = left.is_empty();
+        if !optimal {
+            let core: Vec<usize> = left.into_iter().collect();
+            descend(&core, &tables, &of_node, &sizes, &mut choice);
+        }
         for (node, around, best) in trail.into_iter().rev() {
             let index = around.iter().fold(0, |index, other| index * sizes[*other] + choice[*other]);
             choice[node] = best[index] as usize;
         }
-        Some(choice)
+        (choice, optimal)
     }
+}
 
-    /// Single-node and pair moves from a greedy start until nothing improves.
-    fn descend(&self) -> Vec<usize> {
-        let n = self.nodes.len();
-        let mut around: Vec<Vec<usize>> = vec![Vec::new(); n];
-        for (id, edge) in self.edges.iter().enumerate() {
-            around[edge.a].push(id);
-            around[edge.b].push(id);
+/// Chooses for the nodes of a core that was too wide: from several starts, moves of one node and of two that share a
+/// table, until none improves; the best end counts.
+fn descend(core: &[usize], tables: &BTreeMap<usize, Table>, of_node: &[BTreeSet<usize>], sizes: &[usize], choice: &mut [usize]) {
+    let value = |table: &Table, choice: &[usize]| {
+        table.values[table.nodes.iter().fold(0, |index, node| index * sizes[*node] + choice[*node])]
+    };
+    let around = |nodes: &[usize]| -> Vec<usize> {
+        let ids: BTreeSet<usize> = nodes.iter().flat_map(|node| of_node[*node].iter().copied()).collect();
+        ids.into_iter().collect()
+    };
+    let cost = |ids: &[usize], choice: &[usize]| ids.iter().map(|id| value(&tables[id], choice)).sum::<f64>();
+    let all = around(core);
+    let singles: Vec<Vec<usize>> = core.iter().map(|node| around(&[*node])).collect();
+    let mut pairs: Vec<(usize, usize, Vec<usize>)> = Vec::new();
+    for (position, a) in core.iter().enumerate() {
+        for b in &core[position + 1..] {
+            if of_node[*a].intersection(&of_node[*b]).next().is_some() {
+                pairs.push((*a, *b, around(&[*a, *b])));
+            }
         }
-        let cost_of = |node: usize, s: usize, choice: &[usize], placed: &dyn Fn(usize) -> bool| {
-            let edges = around[node].iter().map(|id| &self.edges[*id]).filter(|edge| placed(edge.a + edge.b - node));
-            self.nodes[node][s]
-                + edges
-                    .map(|edge| {
-                        let (sa, sb) = if edge.a == node { (s, choice[edge.b]) } else { (choice[edge.a], s) };
-                        edge.costs[sa * self.nodes[edge.b].len() + sb]
-                    })
-                    .sum::<f64>()
-        };
-        let mut choice = vec![0; n];
-        for node in 0..n {
-            let best = (0..self.nodes[node].len())
-                .min_by(|a, b| cost_of(node, *a, &choice, &|other| other < node).total_cmp(&cost_of(node, *b, &choice, &|other| other < node)));
-            choice[node] = best.unwrap_or(0);
+    }
+    let mut best = (f64::INFINITY, choice.to_vec());
+    let starts = core.iter().map(|node| sizes[*node]).max().unwrap_or(1).min(12);
+    for start in 0..starts {
+        for node in core {
+            choice[*node] = start % sizes[*node];
         }
-        for _ in 0..200 {
+        loop {
             let mut improved = false;
-            for node in 0..n {
-                let here = cost_of(node, choice[node], &choice, &|_| true);
-                for s in 0..self.nodes[node].len() {
-                    if cost_of(node, s, &choice, &|_| true) < here - 1e-15 {
-                        choice[node] = s;
+            for (node, ids) in core.iter().zip(&singles) {
+                let mut here = (cost(ids, choice), choice[*node]);
+                for s in 0..sizes[*node] {
+                    choice[*node] = s;
+                    let next = cost(ids, choice);
+                    if next < here.0 - 1e-15 {
+                        here = (next, s);
                         improved = true;
-                        break;
                     }
                 }
+                choice[*node] = here.1;
             }
-            for edge in &self.edges {
-                let (a, b) = (edge.a, edge.b);
-                let both = |choice: &[usize]| {
-                    cost_of(a, choice[a], choice, &|_| true) + cost_of(b, choice[b], choice, &|other| other != a)
-                };
-                let here = both(&choice);
-                let before = (choice[a], choice[b]);
-                let mut best = (here - 1e-15, before);
-                for sa in 0..self.nodes[a].len() {
-                    for sb in 0..self.nodes[b].len() {
-                        (choice[a], choice[b]) = (sa, sb);
-                        let cost = both(&choice);
-                        if cost < best.0 {
-                            best = (cost, (sa, sb));
+            if improved {
+                continue;
+            }
+            for (a, b, ids) in &pairs {
+                let mut here = (cost(ids, choice), choice[*a], choice[*b]);
+                for sa in 0..sizes[*a] {
+                    for sb in 0..sizes[*b] {
+                        (choice[*a], choice[*b]) = (sa, sb);
+                        let next = cost(ids, choice);
+                        if next < here.0 - 1e-15 {
+                            here = (next, sa, sb);
+                            improved = true;
                         }
                     }
                 }
-                (choice[a], choice[b]) = best.1;
-                improved |= best.1 != before;
+                (choice[*a], choice[*b]) = (here.1, here.2);
             }
             if !improved {
                 break;
             }
         }
-        choice
+        let end = cost(&all, choice);
+        if end < best.0 {
+            best = (end, choice.to_vec());
+        }
     }
+    choice.copy_from_slice(&best.1);
 }
 
 /// Minimises over `node`: for each choice of the nodes `around`, row-major, the least total and who attains it.

@@ -6,12 +6,13 @@ use partita_ir::axis::Role;
 use partita_ir::graph::{Class, Def, Graph, Leaf, PhaseKind};
 use partita_ir::id::{OpId, ValueId};
 use partita_ir::layout::Partition;
+use partita_ir::rule::Reduce;
 use partita_ir::signature::{Choice, Signature, SizedRule, partition_for};
 
 use crate::mesh::{AxisUse, MeshPlan};
 
 /// What the pins say about operators inside a mesh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Constraints {
     /// Sequence parallelism of norms and dropout on tensor axes: required, forbidden (norms, dropout and residuals
     /// replicated), or free.
@@ -20,6 +21,16 @@ pub struct Constraints {
     pub split_weights: bool,
     /// Whether only even splits are allowed.
     pub even: bool,
+    /// The reductions that some operator of the graph may leave pending.
+    pub pending: Vec<Reduce>,
+}
+
+/// The reductions that occur in a graph.
+pub fn pending(graph: &Graph) -> Vec<Reduce> {
+    let mut found: Vec<Reduce> = graph.ops.iter().filter_map(|op| op.rule().and_then(|rule| rule.reduce)).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// Whether a value is a parameter, perhaps moved.
@@ -41,9 +52,11 @@ fn of_role(graph: &Graph, rule: &SizedRule<'_>, role: Role) -> Vec<usize> {
 
 /// The signatures of an operator of a phase under the constraints, in a fixed order; never empty, except where a
 /// constraint cannot be met.
-pub fn signatures(graph: &Graph, op: OpId, phase: PhaseKind, mesh: &MeshPlan, constraints: Constraints) -> Vec<Signature> {
+pub fn signatures(graph: &Graph, op: OpId, phase: PhaseKind, mesh: &MeshPlan, constraints: &Constraints) -> Vec<Signature> {
     let Some(rule) = SizedRule::of(graph, op) else { return Vec::new() };
-    let all = rule.choices();
+    let mut all = rule.choices();
+    // a reduction that no operator leaves pending is not passed on either
+    all.retain(|choice| !matches!(choice, Choice::Pass { op, .. } if !constraints.pending.contains(op)));
     let running = phase.per_micro_batch();
     let order = if running { mesh.running_order() } else { mesh.resting_order() };
     let per_axis: Vec<Vec<Choice>> = (0..mesh.uses.len())
@@ -81,7 +94,7 @@ fn on_axis(
     running: bool,
     mesh: &MeshPlan,
     axis: usize,
-    constraints: Constraints,
+    constraints: &Constraints,
 ) -> Vec<Choice> {
     let class = graph.op(op).class;
     let splits_of = |factors: &[usize]| -> Vec<Choice> {
@@ -133,7 +146,7 @@ fn weights_are_split(
     choices: &[Choice],
     running: bool,
     mesh: &MeshPlan,
-    constraints: Constraints,
+    constraints: &Constraints,
 ) -> bool {
     let node = graph.op(op);
     if !constraints.split_weights || !running || node.class != Class::Contraction {

@@ -6,8 +6,8 @@ use super::nest::{Class, Cursor, Nest};
 use super::vector::Lane;
 use super::{Launch, range_of};
 
-/// Bytes that one thread moves quicker than it wakes another.
-const SERIAL: usize = 1 << 17;
+/// Bytes that one thread moves quicker than it wakes another; few in tests.
+const SERIAL: usize = if cfg!(test) { 1 << 8 } else { 1 << 17 };
 /// Side of a transposed tile: two of its lines in every cache line of 64 bytes.
 const TILE: usize = 16;
 /// Elements of a long row that are one unit of work.
@@ -127,6 +127,12 @@ impl Copy {
             let mut tile = [[T::ZERO; TILE]; TILE];
             // SAFETY: the contract. A tile is read along the operand's lines and written along the result's.
             unsafe {
+                // all lines are asked for before the first is waited for
+                for index in start..start + length {
+                    let from = from.offset(row.operand * index as isize);
+                    from.read_volatile();
+                    from.add(n - 1).read_volatile();
+                }
                 for (index, line) in tile[..length].iter_mut().enumerate() {
                     let from = from.offset(row.operand * (start + index) as isize);
                     if n == TILE {

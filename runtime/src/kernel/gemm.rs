@@ -12,8 +12,8 @@ use super::nest::{Class, Cursor, Nest};
 use super::vector::Lane;
 use super::{Launch, range_of};
 
-/// Multiply-adds that one thread does quicker than it wakes another.
-const SERIAL: usize = 1 << 18;
+/// Multiply-adds that one thread does quicker than it wakes another; few in tests.
+const SERIAL: usize = if cfg!(test) { 1 << 10 } else { 1 << 18 };
 /// Multiply-adds that are worth a unit of work of their own.
 const UNIT: usize = 1 << 22;
 /// Rows and columns are cut at multiples of this, so that the library's inner tiles stay full.
@@ -89,10 +89,10 @@ impl Gemm {
         let (outer, inner) = (self.nest.count(&self.outer), self.nest.count(&self.inner));
         let threads = if self.work() < SERIAL { 1 } else { launch.pool.threads() };
         // the longer side of the result is cut if the loops around give too few units
-        let pieces = if threads == 1 || outer >= 4 * threads {
+        let pieces = if threads == 1 || outer >= 2 * threads {
             1
         } else {
-            let wanted = (4 * threads).div_ceil(outer).min(self.work().div_ceil(outer * UNIT).max(threads.div_ceil(outer)));
+            let wanted = (2 * threads).div_ceil(outer).min(self.work().div_ceil(outer * UNIT).max(threads.div_ceil(outer)));
             wanted.min(m.max(n).div_ceil(GRAIN))
         };
         let cut_m = m >= n;

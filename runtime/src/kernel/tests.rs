@@ -7,6 +7,7 @@ use partita_ir::random::{DrawContext, stream, uniform};
 use partita_ir::rule::{Access, DimAccess, Reduce, Rule, Term};
 use partita_ir::scalar::{Expr, Unary};
 
+use super::vector::Routines;
 use super::{Extent, Kernel, LaunchSpec};
 use crate::pool::Pool;
 
@@ -134,7 +135,9 @@ impl Case {
             let value = self.rule.expr.eval(&operands, &globals, &draw, &mut scratch);
             let at = self.address(&self.rule.result, &result_shape, &positions, &globals).expect("a result is exact");
             points.push((at, value));
-            let Some(factor) = (0..positions.len()).rev().find(|factor| positions[*factor] + 1 < locals[*factor].len() as u64) else { break };
+            let Some(factor) = (0..positions.len()).rev().find(|factor| positions[*factor] + 1 < locals[*factor].len() as u64) else {
+                break;
+            };
             positions[factor] += 1;
             positions[factor + 1..].fill(0);
         }
@@ -156,8 +159,13 @@ impl Case {
         result
     }
 
-    /// What the kernel computes in a type, on top of `before` if given.
+    /// What the kernel computes in a type with the fastest routines, on top of `before` if given.
     fn run(&self, compute: DType, pool: &Pool, before: Option<&[f64]>) -> (Vec<f64>, &'static str) {
+        self.run_with(compute, pool, before, usize::MAX)
+    }
+
+    /// The same with routines `set` of those that this machine has, or the last.
+    fn run_with(&self, compute: DType, pool: &Pool, before: Option<&[f64]>, set: usize) -> (Vec<f64>, &'static str) {
         let bytes = |values: &[f64], dtype: DType| -> Vec<u64> {
             // whole u64s, so that every type is aligned
             let bytes: Vec<u8> = match dtype {
@@ -169,7 +177,11 @@ impl Case {
         };
         let dtypes: Vec<DType> = self.dtypes.iter().map(|dtype| if *dtype == DType::F32 { compute } else { *dtype }).collect();
         let spec = LaunchSpec { operand_dtypes: &dtypes, ..self.spec(compute) };
-        let kernel = Kernel::prepare(&spec);
+        let mut kernel = Kernel::prepare(&spec);
+        let (mut narrow, mut wide) = (Routines::supported(), Routines::supported());
+        narrow.truncate(set.saturating_add(1));
+        wide.truncate(set.saturating_add(1));
+        (kernel.f32, kernel.f64) = (narrow.pop().unwrap(), wide.pop().unwrap());
         let elements = spec.local_result_shape().iter().product::<u64>() as usize;
         let operands: Vec<Vec<u64>> = self.data.iter().zip(&dtypes).map(|(values, dtype)| bytes(values, *dtype)).collect();
         let pointers: Vec<*const u8> = operands.iter().map(|operand| operand.as_ptr().cast()).collect();
@@ -192,9 +204,11 @@ impl Case {
         let want = self.reference();
         let mut kind = "";
         for (compute, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-4)] {
-            for pool in pools {
+            for (set, pool) in pools.iter().enumerate() {
                 let (got, name) = self.run(compute, pool, None);
                 kind = name;
+                self.compare(&got, &want, tolerance, kind);
+                let (got, _) = self.run_with(compute, pool, None, set);
                 self.compare(&got, &want, tolerance, kind);
                 if matches!(self.rule.reduce, None | Some(Reduce::Sum)) {
                     let before: Vec<f64> = (0..want.len()).map(|n| (n % 7) as f64).collect();
@@ -268,7 +282,7 @@ fn formula(dice: &mut Dice, operands: usize, factors: usize, depth: u64) -> Form
     if depth == 0 || dice.chance(15) {
         return leaf(dice);
     }
-    let mut inner = |dice: &mut Dice| formula(dice, operands, factors, depth - 1);
+    let inner = |dice: &mut Dice| formula(dice, operands, factors, depth - 1);
     match dice.below(14) {
         0 | 1 => inner(dice) + inner(dice),
         2 => inner(dice) - inner(dice),
@@ -339,7 +353,7 @@ fn random_case(seed: u64) -> Case {
 fn random_rules_agree_with_plain_loops() {
     let pools = pools();
     let mut kinds: Vec<&str> = Vec::new();
-    let rounds = std::env::var("KERNEL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1500);
+    let rounds = std::env::var("KERNEL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4000);
     for seed in 0..rounds {
         let kind = random_case(seed).check(&pools);
         if !kinds.contains(&kind) {
@@ -380,6 +394,9 @@ fn rules_of_models_get_the_implementation_meant_for_them() {
         ("fold rows", simple("ts", &[300, 300], &["ts"], "", sum, (x(0) * x(0)).expr(), &[])),
         ("fold rows", simple("tv", &[20, 3000], &["tv"], "t", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
         ("fold columns", simple("tv", &[200, 300], &["tv"], "v", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
+        ("fold rows", simple("ts", &[400, 300], &["ts"], "", Some(Reduce::LogSumExp), Expr::operand(0), &[])),
+        ("fold rows", simple("ts", &[400, 300], &["ts"], "", Some(Reduce::Max), Expr::operand(0), &[])),
+        ("fold rows", simple("ts", &[9, 5000], &["ts"], "t", Some(Reduce::Min), Expr::operand(0), &[])),
         ("gather", simple("bsev", &[3, 40, 24, 6], &["bs", "ve"], "bse", sum, one_hot(x(1), 3), &[0])),
         ("gather", simple("bsv", &[3, 40, 6], &["bs", "bsv"], "bs", sum, one_hot(x(1), 2), &[0])),
         ("scatter", simple("bsev", &[3, 400, 24, 6], &["bs", "bse"], "ve", sum, one_hot(x(1), 3), &[0])),
@@ -428,7 +445,8 @@ fn tuples_fold_rows() {
 
 #[test]
 fn a_softmax_row_of_minus_infinity_is_empty() {
-    let mut case = simple("qtp", &[2, 3, 3], &["qt", "tp"], "qp", Some(Reduce::Softmax), index(2).equal(lit(2.0)).select(x(0), x(1)).expr(), &[]);
+    let mut case =
+        simple("qtp", &[2, 3, 3], &["qt", "tp"], "qp", Some(Reduce::Softmax), index(2).equal(lit(2.0)).select(x(0), x(1)).expr(), &[]);
     case.shapes[1] = vec![3, 2];
     case.data[0] = vec![f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY, 1.0, f64::NEG_INFINITY, 2.0];
     case.data[1].truncate(6);

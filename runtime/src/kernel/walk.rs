@@ -14,12 +14,12 @@ use super::{Launch, range_of};
 
 /// Terms that a lane adds up in its own type before it goes on in f64.
 const TERMS: usize = 64;
-/// Iterations below which one thread is quicker than waking another.
-const SERIAL: usize = 1 << 15;
+/// Iterations below which one thread is quicker than waking another; few in tests, so that small rules take every path.
+const SERIAL: usize = if cfg!(test) { 1 << 6 } else { 1 << 15 };
 /// A fold with fewer units of work than this splits its reduced loops, if they are long.
 const FEW_UNITS: usize = 16;
 /// Iterations of a part of a split fold.
-const SPLIT: usize = 1 << 15;
+const SPLIT: usize = SERIAL;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {

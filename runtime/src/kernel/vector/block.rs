@@ -203,7 +203,16 @@ unsafe fn read<T: Lane>(out: &mut [T], frame: &Frame<'_, T>, operand: usize) {
     };
     if view.guards.is_empty() {
         if tall == 1 && step != 1 && view.dtype == T::DTYPE {
-            // down the columns, so that each cache line of the operand is read once
+            // down the columns, so that each cache line of the operand is read once; all of them are asked for first,
+            // since no hardware foresees such strides
+            for column in 0..columns {
+                // SAFETY: the contract.
+                unsafe {
+                    let from = base.cast::<T>().offset(start + step * column as isize);
+                    from.read_volatile();
+                    from.add(frame.shape.0 - 1).read_volatile();
+                }
+            }
             for column in 0..columns {
                 // SAFETY: the contract.
                 let from = unsafe { base.cast::<T>().offset(start + step * column as isize) };
@@ -319,11 +328,11 @@ fn binary<T: Lane>(op: Binary, out: &mut [T], a: impl Fn(usize) -> T, b: impl Fn
         // a NaN is neither the larger nor the smaller
         Binary::Max => go!(|a: T, b: T| {
             let larger = if a > b { a } else { b };
-            if larger != larger { a } else { larger }
+            if larger.is_nan() { a } else { larger }
         }),
         Binary::Min => go!(|a: T, b: T| {
             let smaller = if a < b { a } else { b };
-            if smaller != smaller { a } else { smaller }
+            if smaller.is_nan() { a } else { smaller }
         }),
         Binary::Lt => go!(|a: T, b| truth(a < b)),
         Binary::Le => go!(|a: T, b| truth(a <= b)),
@@ -334,14 +343,7 @@ fn binary<T: Lane>(op: Binary, out: &mut [T], a: impl Fn(usize) -> T, b: impl Fn
 
 /// `out[i] = a[i] · b(i) ± c(i)`; `lens` as for [`binary`].
 #[inline(always)]
-fn fused<T: Lane, I: Isa>(
-    op: Fused,
-    out: &mut [T],
-    a: &[T],
-    b: impl Fn(usize) -> T,
-    c: impl Fn(usize) -> T,
-    lens: (usize, usize),
-) {
+fn fused<T: Lane, I: Isa>(op: Fused, out: &mut [T], a: &[T], b: impl Fn(usize) -> T, c: impl Fn(usize) -> T, lens: (usize, usize)) {
     let n = out.len();
     assert!(n <= lens.0 && n <= lens.1 && n <= a.len(), "an argument has as many lanes as the result");
     macro_rules! go {

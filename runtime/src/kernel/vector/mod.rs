@@ -72,6 +72,8 @@ pub trait Lane:
     fn from_bits24(bits: u32) -> Self;
     /// `self · b + c`, rounded once where that is one instruction.
     fn fma<I: Isa>(self, b: Self, c: Self) -> Self;
+    /// Whether it is no number.
+    fn is_nan(self) -> bool;
     /// Absolute value.
     fn abs(self) -> Self;
     /// Largest integer not above.
@@ -124,6 +126,10 @@ impl Lane for f32 {
     #[inline(always)]
     fn fma<I: Isa>(self, b: Self, c: Self) -> Self {
         I::fma(self, b, c)
+    }
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        f32::is_nan(self)
     }
     #[inline(always)]
     fn abs(self) -> Self {
@@ -203,6 +209,10 @@ impl Lane for f64 {
         self * b + c
     }
     #[inline(always)]
+    fn is_nan(self) -> bool {
+        f64::is_nan(self)
+    }
+    #[inline(always)]
     fn abs(self) -> Self {
         f64::abs(self)
     }
@@ -247,7 +257,7 @@ impl Lane for f64 {
 macro_rules! routines {
     ($($(#[$doc:meta])* $module:ident::$name:ident($($argument:ident: $ty:ty),*) $(-> $result:ty)?;)*) => {
         /// The loops over lanes that this machine runs fastest. Each is unsafe because it may only be called on a
-        /// machine with its instruction set; [`Routines::best`] gives no others.
+        /// machine with its instruction set; [`Routines::best`] and [`Routines::supported`] give no others.
         pub struct Routines<T> {
             $($(#[$doc])* pub $name: unsafe fn($($ty),*) $(-> $result)?,)*
         }
@@ -303,8 +313,9 @@ routines! {
 }
 
 impl<T: Lane> Routines<T> {
-    /// The fastest routines that this machine has the instructions for.
-    pub fn best() -> Self {
+    /// The routines that this machine has the instructions for, slowest first.
+    pub fn supported() -> Vec<Self> {
+        let mut tables = vec![plain::table()];
         #[cfg(target_arch = "x86_64")]
         {
             let fused = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
@@ -312,13 +323,18 @@ impl<T: Lane> Routines<T> {
                 && std::is_x86_feature_detected!("avx512vl")
                 && std::is_x86_feature_detected!("avx512bw")
                 && std::is_x86_feature_detected!("avx512dq");
-            if fused && wide {
-                return avx512::table();
-            }
             if fused {
-                return avx2::table();
+                tables.push(avx2::table());
+            }
+            if fused && wide {
+                tables.push(avx512::table());
             }
         }
-        plain::table()
+        tables
+    }
+
+    /// The fastest of them.
+    pub fn best() -> Self {
+        Self::supported().pop().expect("plain routines run anywhere")
     }
 }
