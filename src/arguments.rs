@@ -1,4 +1,4 @@
-//! The command line.
+//! What the command line takes. The words of this file are those of `--help`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A compiler for distributed deep learning: a model and a cluster in, the fastest plan that fits and its programs out.
 #[derive(Debug, Parser)]
-#[command(name = "partita", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(name = "partita", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -17,10 +17,10 @@ pub struct Arguments {
 /// What is shown, and how.
 #[derive(Debug, Args)]
 pub struct Shown {
-    /// Show more.
+    /// Show everything there is to show.
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Show results alone.
+    /// Show less: no tables, no notes.
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// When to colour.
@@ -97,10 +97,13 @@ pub struct PlanningArguments {
     /// Cluster file (TOML).
     #[arg(long, value_name = "FILE")]
     pub cluster: PathBuf,
-    /// Decide something beforehand: dp tp cp pp mbs sp zero recompute schedule …; comma separated, several times. `*` leaves open.
+    /// Fix a part of the plan, such as `dp=2,tp=2`; may be given several times, and `tp=*` leaves a pin open. Pins: `dp`
+    /// `tp` `cp` `pp` (degrees; their product is the number of ranks), `mbs` (sequences per data rank and micro-batch), `sp`
+    /// (true, false), `zero` (0 to 3), `recompute` (none, selective, full), `schedule` (gpipe, 1f1b, interleaved, zb-h1,
+    /// zb-h2, zb-v, dualpipev), `ep` `etp` `vpp` `zero-group`.
     #[arg(long = "pin", value_name = "NAME=VALUE,…")]
     pub pin: Vec<String>,
-    /// Only even splits.
+    /// Forbid splits of unequal parts.
     #[arg(long)]
     pub even: bool,
     /// How to print the plan.
@@ -112,7 +115,7 @@ pub struct PlanningArguments {
 pub struct PlanArguments {
     #[command(flatten)]
     pub planning: PlanningArguments,
-    /// Write the plan (JSON) to a file.
+    /// Write the plan to a file, the bytes of `--format json`.
     #[arg(short, long, value_name = "PLAN.json")]
     pub output: Option<PathBuf>,
 }
@@ -121,7 +124,7 @@ pub struct PlanArguments {
 pub struct CompileArguments {
     #[command(flatten)]
     pub planning: PlanningArguments,
-    /// Directory to write.
+    /// Directory to write; programs that are there already are replaced.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
 }
@@ -133,7 +136,8 @@ pub struct RunArguments {
     /// Steps in all, those of a resumed checkpoint included.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub steps: u64,
-    /// Tokens: a `.bin` file of them, or any file as bytes; drawn from a Markov chain if left out.
+    /// Tokens: a `.bin` file of little-endian 16-bit tokens (32-bit if the vocabulary is above 65536), or any file as bytes.
+    /// Left out, they are drawn from a Markov chain that can be learnt.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Seed of parameters, data and dropout.
@@ -142,7 +146,7 @@ pub struct RunArguments {
     /// Threads of each rank; by default cores / ranks, at least 1.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
-    /// Parameters to begin with (safetensors).
+    /// Parameters to begin with (safetensors); a run that resumes begins with its checkpoint.
     #[arg(long, value_name = "W.safetensors")]
     pub init: Option<PathBuf>,
     /// Write the parameters at the end (safetensors).
@@ -151,19 +155,19 @@ pub struct RunArguments {
     /// Write the gradients of the first step (safetensors), before clipping.
     #[arg(long, value_name = "G.safetensors")]
     pub gradients: Option<PathBuf>,
-    /// Directory of checkpoints.
+    /// Directory of checkpoints. One that holds checkpoints already is refused without `--resume`.
     #[arg(long, value_name = "D")]
     pub checkpoint: Option<PathBuf>,
     /// Steps between checkpoints; without it, one at the end.
     #[arg(long, value_name = "N", requires = "checkpoint", value_parser = clap::value_parser!(u64).range(1..))]
     pub every: Option<u64>,
-    /// Go on from the newest checkpoint.
+    /// Go on from the newest checkpoint; its plan and number of ranks may have been others.
     #[arg(long, requires = "checkpoint")]
     pub resume: bool,
-    /// Write a line of JSON for each step.
+    /// Write a line of JSON for each step, in place of what is there; `--resume` keeps the steps before its own.
     #[arg(long, value_name = "RUN.jsonl")]
     pub log: Option<PathBuf>,
-    /// Measure where the time of rank 0 goes.
+    /// Show where the time of rank 0 went.
     #[arg(long)]
     pub profile: bool,
     /// How to print the summary at the end.

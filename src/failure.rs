@@ -1,7 +1,8 @@
-//! How the command line fails: a diagnostic on stderr, exit code 1.
+//! How the command line fails: diagnostics on stderr and exit code 1. Files are read and written here too, as that is
+//! where most failures come from.
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use partita_frontend::{Diagnostic, Source};
@@ -11,74 +12,101 @@ use crate::arguments::Shown;
 /// Why a command ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// A model is wrong.
-    Model {
-        /// Its file.
-        name: String,
-        /// Its text.
-        text: String,
-        /// What is wrong.
+    /// Bad input of any kind.
+    Told {
+        /// The file that the places are in, and its text.
+        source: Option<(String, String)>,
+        /// What is wrong, all of it.
         diagnostics: Vec<Diagnostic>,
     },
-    /// Anything else, in words.
-    Words(String),
     /// Nobody reads what is printed any more.
     Closed,
 }
 
 impl Failure {
-    /// From anything that says what is wrong.
-    pub fn new(error: impl std::fmt::Display) -> Self {
-        Failure::Words(error.to_string())
+    /// One thing that is wrong, at no place of a file.
+    pub fn told(code: &'static str, message: impl std::fmt::Display, help: Option<String>) -> Self {
+        let diagnostic = Diagnostic { code, message: message.to_string(), labels: Vec::new(), help };
+        Failure::Told { source: None, diagnostics: vec![diagnostic] }
     }
 
     /// A file that cannot be read or written.
     pub fn file(action: &str, path: &Path, error: &std::io::Error) -> Self {
-        Failure::Words(format!("cannot {action} `{}`: {error}", path.display()))
+        let help = match (error.kind(), path.parent()) {
+            (ErrorKind::NotFound, Some(folder)) if !folder.as_os_str().is_empty() && !folder.exists() => {
+                Some(format!("there is no directory {}", folder.display()))
+            }
+            _ => None,
+        };
+        Failure::told("partita::file", format!("cannot {action} {}: {}", path.display(), words(error)), help)
     }
 
     /// Prints it.
     pub fn show(&self, shown: &Shown) -> ExitCode {
-        let color = shown.colored(std::io::stderr().is_terminal());
         match self {
-            Failure::Model { name, text, diagnostics } => {
-                eprint!("{}", partita_frontend::render(Source { name, text }, diagnostics, color));
+            Failure::Told { source, diagnostics } => {
+                let color = shown.colored(std::io::stderr().is_terminal());
+                let (name, text) = source.as_ref().map_or(("", ""), |(name, text)| (name, text));
+                // where nobody listens to stderr there is nobody to tell
+                let _ = std::io::stderr().lock().write_all(partita_frontend::render(Source { name, text }, diagnostics, color).as_bytes());
+                ExitCode::from(1)
             }
-            Failure::Words(words) => {
-                let (on, off) = if color { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-                eprintln!("{on}error:{off} {words}");
-            }
-            Failure::Closed => return ExitCode::SUCCESS,
+            Failure::Closed => ExitCode::SUCCESS,
         }
-        ExitCode::from(1)
     }
 }
 
-/// The text of a file.
-pub fn read(path: &PathBuf) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
-    String::from_utf8(bytes).map_err(|error| Failure::Words(format!("`{}` is not text: {}", path.display(), error.utf8_error())))
+/// What the system says, without its number.
+fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut words = text[..end].to_owned();
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    words
 }
 
-/// Writes a file as a whole: under another name first, so that a failure leaves what was there.
+/// The text of a file.
+pub fn read(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::told("partita::file", format!("{} is no text: {}", path.display(), error.utf8_error()), None)
+    })
+}
+
+/// Writes a file as a whole: under another name first, so that a failure leaves what was there. What is no regular file,
+/// such as `/dev/stdout`, is written to as it is.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let done = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    done.map_err(|error| {
+    let fail = |error: std::io::Error| Failure::file("write", path, &error);
+    // through links, so that a link stays one
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if target.exists() && !target.is_file() {
+        return std::fs::write(&target, bytes).map_err(fail);
+    }
+    let Some(name) = target.file_name() else { return Err(fail(ErrorKind::InvalidInput.into())) };
+    let partial = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, &target)).map_err(|error| {
         // nothing may remain of a file that could not be written
         let _ = std::fs::remove_file(&partial);
-        Failure::file("write", path, &error)
+        fail(error)
     })
 }
 
 /// Prints to stdout; a reader that has gone away is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
-    use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Closed),
-        Err(error) => Err(Failure::Words(format!("cannot print: {error}"))),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Closed),
+        Err(error) => Err(Failure::told("partita::file", format!("cannot print: {}", words(&error)), None)),
+    }
+}
+
+/// Says something on stderr, unless asked to be quiet.
+pub fn note(shown: &Shown, text: &str) {
+    if !shown.quiet {
+        // as above: nobody to tell
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 }

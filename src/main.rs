@@ -1,13 +1,24 @@
 //! `partita`: a model file and a cluster file in, the fastest plan that fits and its programs out, and a run of them.
+//!
+//! - [`arguments`]: what the command line takes;
+//! - [`check`], [`plan`], [`compile`], [`run`], [`inspect`]: a file a subcommand;
+//! - [`described`]: a plan as other programs read it (JSON), [`traffic`]: what its ranks send one another;
+//! - [`text`]: the same as people read it, [`table`]: columns, numbers and emphasis;
+//! - [`failure`]: diagnostics and exit codes.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0; 1 for bad input of any kind; 2 for wrong usage.
 
 mod arguments;
 mod check;
 mod compile;
+mod described;
 mod failure;
 mod inspect;
 mod plan;
-mod report;
 mod run;
+mod table;
+mod text;
+mod traffic;
 
 use clap::Parser;
 

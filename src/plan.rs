@@ -1,15 +1,19 @@
-//! `partita plan`.
+//! `partita plan`: finds the fastest plan that fits.
 
+use partita_frontend::Diagnostic;
+use partita_ir::graph::Span;
 use partita_ir::program::Program;
-use partita_planner::cluster::Cluster;
-use partita_planner::pins::Pins;
+use partita_planner::cluster::{Cluster, ClusterError};
+use partita_planner::pins::{PinError, Pins};
 use partita_planner::plan::Plan;
-use partita_planner::search::{self, Considered};
+use partita_planner::search::{self, Considered, SearchError};
+use partita_planner::units::Bytes;
 
 use crate::arguments::{Format, PlanArguments, PlanningArguments, Shown};
 use crate::check::model;
-use crate::failure::{Failure, print, read, write};
-use crate::report::{Described, describe, text};
+use crate::described::{describe, json};
+use crate::failure::{Failure, note, print, read, write};
+use crate::text;
 
 /// A plan with its programs and the plans that lost.
 pub struct Planned {
@@ -19,48 +23,98 @@ pub struct Planned {
 }
 
 /// Plans as the arguments say.
-pub fn planned(arguments: &PlanningArguments) -> Result<Planned, Failure> {
+pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, Failure> {
     let model = model(&arguments.model)?;
-    let cluster = Cluster::parse(&read(&arguments.cluster)?, &arguments.cluster.display().to_string()).map_err(Failure::new)?;
-    let mut pins = Pins::default();
-    for text in &arguments.pin {
-        pins.merge(&Pins::parse(text).map_err(pin_failure)?).map_err(pin_failure)?;
-    }
-    pins.even |= arguments.even;
+    let cluster = cluster(arguments)?;
+    let pins = pins(arguments)?;
     let given = search::Model { name: &model.name, graph: &model.graph, train: model.train, settings: &model.settings };
     let memory = |plan: &Plan| {
         let program = partita_codegen::compile(plan, &cluster);
         program.roles.iter().map(|role| role.arena_bytes).max().unwrap_or(0)
     };
-    let (plan, others) = search::search(&given, &cluster, &pins, &memory).map_err(|error| match error {
-        search::SearchError::Pin(pin) => pin_failure(pin),
-        other => Failure::new(other),
-    })?;
+    let started = std::time::Instant::now();
+    let (plan, others) = search::search(&given, &cluster, &pins, &memory).map_err(|error| no_plan(error, &cluster))?;
     let violations = partita_planner::verify::verify(&plan, &pins);
-    if let Some(first) = violations.first() {
-        return Err(Failure::Words(format!("the plan that was found breaks a pin: {first}")));
-    }
+    assert!(violations.is_empty(), "the search gives plans that satisfy their pins: {violations:?}");
     let program = partita_codegen::compile(&plan, &cluster);
+    let violations = partita_ir::program::verify::verify(&program);
+    assert!(violations.is_empty(), "a compiled program is legal: {violations:?}");
+    if shown.verbose {
+        note(shown, &format!("{} plans in {:.1} s", others.len() + 1, started.elapsed().as_secs_f64()));
+    }
     Ok(Planned { plan, program, others })
 }
 
-fn pin_failure(error: partita_planner::pins::PinError) -> Failure {
-    Failure::Words(format!("{error}\n  help: {}", error.help()))
+fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {
+    let text = read(&arguments.cluster)?;
+    let name = arguments.cluster.display().to_string();
+    Cluster::parse(&text, &name).map_err(|ClusterError { problems, .. }| {
+        let position = |byte: usize| u32::try_from(byte.min(text.len())).unwrap_or(u32::MAX);
+        let diagnostics = problems
+            .into_iter()
+            .map(|problem| Diagnostic {
+                code: problem.code,
+                message: problem.message,
+                labels: vec![(Span { start: position(problem.span.start), end: position(problem.span.end) }, String::new())],
+                help: Some(problem.help),
+            })
+            .collect();
+        Failure::Told { source: Some((name, text)), diagnostics }
+    })
 }
 
-/// The plan as JSON.
-pub fn json(described: &Described) -> String {
-    serde_json::to_string_pretty(described).expect("a description is plain data") + "\n"
+fn pins(arguments: &PlanningArguments) -> Result<Pins, Failure> {
+    let mut pins = Pins::default();
+    for text in &arguments.pin {
+        pins.merge(&Pins::parse(text).map_err(bad_pin)?).map_err(bad_pin)?;
+    }
+    pins.even |= arguments.even;
+    Ok(pins)
+}
+
+fn bad_pin(error: PinError) -> Failure {
+    Failure::told(error.code(), &error, Some(error.help()))
+}
+
+/// Why there is no plan, and what would give one.
+fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
+    match error {
+        SearchError::Pin(pin) => bad_pin(pin),
+        SearchError::DoesNotFit { strategy, needed, memory } => Failure::told(
+            "partita::plan::does_not_fit",
+            format!("no plan fits: the smallest, {strategy}, needs {} on its fullest rank, and a device has {}", Bytes(needed), Bytes(memory)),
+            Some(format!(
+                "leave `zero`, `recompute` and `mbs` open if they are pinned, take more than {} ranks, a smaller `--set batch` or model, \
+                 or correct `memory_bytes` of the cluster",
+                cluster.ranks()
+            )),
+        ),
+        SearchError::NoDegrees { ranks } => Failure::told(
+            "partita::plan::no_degrees",
+            format!("no combination of dp, tp, cp and pp makes {ranks} ranks under these pins"),
+            Some("leave one of the pins open with `*`".to_owned()),
+        ),
+        SearchError::Cut(cut) => {
+            let help = format!("use `pp` of at most {}, or more `--set layers`", cut.blocks);
+            let message = format!("{} stages need at least as many repeated blocks, and the model has {}", cut.stages, cut.blocks);
+            Failure::told("partita::plan::too_many_stages", message, Some(help))
+        }
+        SearchError::Layout(layout) => {
+            let help = "leave `tp`, `cp` or `sp` open, or allow uneven splits by leaving out `--even`".to_owned();
+            Failure::told("partita::plan::no_layout", layout, Some(help))
+        }
+        SearchError::Step(step) => Failure::told("partita::plan::not_trainable", step, None),
+    }
 }
 
 pub fn plan(arguments: &PlanArguments, shown: &Shown) -> Result<(), Failure> {
-    let planned = planned(&arguments.planning)?;
+    let planned = planned(&arguments.planning, shown)?;
     let described = describe(&planned.plan, &planned.program, &planned.others);
     if let Some(path) = &arguments.output {
         write(path, json(&described).as_bytes())?;
     }
     match arguments.planning.format {
         Format::Json => print(&json(&described)),
-        Format::Text => print(&text(&described, shown)),
+        Format::Text => print(&text::plan(&described, shown)),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod buffers;
 pub mod emit;
+pub mod fuse;
 pub mod lowered;
 pub mod schedule;
 
@@ -20,7 +21,7 @@ pub const FORMAT: u32 = 1;
 /// Compiles a plan.
 pub fn compile(plan: &Plan, cluster: &Cluster) -> Program {
     let graph = &plan.graph;
-    let mut shared = emit::Shared::new(plan, cluster, lowered::lower(plan));
+    let mut shared = emit::Shared::new(plan, cluster, fuse::fuse(graph, &plan.mesh.mesh, lowered::lower(plan)));
     let crossings = shared.crossings();
     let mut roles = Vec::new();
     for stage in 0..plan.cut.stages {

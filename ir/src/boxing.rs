@@ -1,4 +1,4 @@
-//! Boxing: changing a layout into another one. Every pair of layouts of a tensor on a mesh has a boxing.
+//! Boxing: changing a layout into another one. Every pair of layouts of a tensor on a mesh of ranks has a boxing.
 //!
 //! A boxing is a short list of steps. Each is a collective along some mesh axes, or local. What a step moves is
 //! counted from the layouts alone, and the runtime counts the same bytes:
@@ -14,7 +14,7 @@
 //!
 //! (Sources: Yuan et al., OneFlow, 2021, table of SBP transfers; Thakur et al., 2005, ring algorithms.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub enum StepKind {
     ReduceScatter,
     /// S → B.
     AllGather,
-    /// S → S.
+    /// S → S of another dimension.
     AllToAll,
     /// B → S: local.
     Slice,
@@ -151,23 +151,23 @@ impl Shape<'_> {
     }
 
     /// The cheapest boxing by steps, where a step costs `cost(step)`; ties go to the first found. Empty if nothing has
-    /// to be done.
-    pub fn boxing(&self, from: &Layout, to: &Layout, cost: &dyn Fn(&Step) -> f64) -> Vec<Step> {
+    /// to be done, `None` if what one moment holds would have to come from another.
+    pub fn boxing(&self, from: &Layout, to: &Layout, cost: &dyn Fn(&Step) -> f64) -> Option<Vec<Step>> {
         if from.same_shards(to, self.dims, self.mesh) {
-            return Vec::new();
+            return Some(Vec::new());
         }
         // Dijkstra over layouts in which every axis is as before, as after, or B
         let mut best: BTreeMap<Layout, (f64, Vec<Step>)> = BTreeMap::from([(from.clone(), (0.0, Vec::new()))]);
-        let mut done: Vec<Layout> = Vec::new();
+        let mut done: BTreeSet<Layout> = BTreeSet::new();
         loop {
             let next = best
                 .iter()
                 .filter(|(layout, _)| !done.contains(layout))
                 .min_by(|a, b| a.1.0.total_cmp(&b.1.0))
                 .map(|(layout, (spent, steps))| (layout.clone(), *spent, steps.clone()));
-            let Some((at, spent, steps)) = next else { break };
+            let (at, spent, steps) = next?;
             if at.same_shards(to, self.dims, self.mesh) {
-                return steps;
+                return Some(steps);
             }
             for step in self.next_steps(&at, from, to) {
                 let total = spent + cost(&step);
@@ -178,9 +178,8 @@ impl Shape<'_> {
                     best.insert(reached, (total, path));
                 }
             }
-            done.push(at);
+            done.insert(at);
         }
-        unreachable!("an exchange joins every pair of layouts")
     }
 
     fn next_steps(&self, at: &Layout, from: &Layout, to: &Layout) -> Vec<Step> {
@@ -208,23 +207,35 @@ impl Shape<'_> {
             }
         }
         // what remains, in one exchange
-        if at == from || steps.is_empty() {
-            let axes: Vec<usize> = (0..at.0.len()).filter(|axis| at.0[*axis] != to.0[*axis]).collect();
-            if axes.len() > 1 || steps.is_empty() {
-                let fine = axes.iter().all(|axis| !self.mesh.axes[*axis].time) && self.one_op(at, to);
-                if fine {
-                    steps.push(Step { kind: StepKind::Exchange, axes, from: at.clone(), to: to.clone() });
-                }
+        if at == from {
+            let axes = self.moving_axes(at, to);
+            let timeless = axes.iter().all(|axis| !self.mesh.axes[*axis].time);
+            let alone = axes.len() == 1 && !steps.is_empty();
+            if timeless && !alone && self.one_op(at, to) && self.whole_rows(at, to) {
+                steps.push(Step { kind: StepKind::Exchange, axes, from: at.clone(), to: to.clone() });
             }
         }
         steps
     }
 
+    /// The mesh axes along which ranks hold different things before and after: those whose share changes, and those
+    /// whose split nests inside one that changes.
+    fn moving_axes(&self, from: &Layout, to: &Layout) -> Vec<usize> {
+        let mut axes: BTreeSet<usize> = (0..from.0.len()).filter(|axis| from.0[*axis] != to.0[*axis]).collect();
+        for dim in 0..self.dims.len() {
+            let (before, after) = (from.splits(dim), to.splits(dim));
+            let same = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
+            axes.extend(before[same..].iter().chain(&after[same..]).map(|(axis, _)| *axis));
+        }
+        axes.into_iter().collect()
+    }
+
     /// The kind of a step that changes one axis, if the layouts on both sides are well formed and it needs no other
-    /// axis: a split that is added or taken away is the innermost of its dimension.
+    /// axis: a split that is added, changed or taken away is the innermost of its dimension.
     fn single(&self, from: &Layout, to: &Layout, axis: usize) -> Option<StepKind> {
         let rank = self.dims.len();
-        if self.mesh.axes[axis].time || !from.is_canonical(rank) || !to.is_canonical(rank) || !self.one_op(from, to) {
+        let formed = from.is_canonical(rank) && to.is_canonical(rank) && self.one_op(from, to) && self.whole_rows(from, to);
+        if self.mesh.axes[axis].time || !formed || self.moving_axes(from, to) != [axis] {
             return None;
         }
         Some(match (from.0[axis], to.0[axis]) {
@@ -232,12 +243,20 @@ impl Shape<'_> {
             (Share::Partial(_), Share::Split(_)) => StepKind::ReduceScatter,
             (Share::Partial(_), Share::Partial(_)) => return None,
             (Share::Split(_), Share::Broadcast) => StepKind::AllGather,
+            (Share::Split(a), Share::Split(b)) if a.dim == b.dim => StepKind::Exchange,
             (Share::Split(_), Share::Split(_)) => StepKind::AllToAll,
             (Share::Broadcast, Share::Split(_)) => StepKind::Slice,
             (Share::Broadcast, Share::Partial(_)) => StepKind::Keep,
             (Share::Split(_), Share::Partial(_)) => StepKind::Pad,
             (Share::Broadcast, Share::Broadcast) => return None,
         })
+    }
+
+    /// Whether, if a merge of tuples is pending before or after, their components are together both times.
+    fn whole_rows(&self, from: &Layout, to: &Layout) -> bool {
+        let both = || [from, to].into_iter();
+        let tuple = both().flat_map(|layout| &layout.0).any(|share| matches!(share, Share::Partial(op) if op.is_tuple()));
+        !tuple || self.dims.is_empty() || both().all(|layout| layout.splits(self.dims.len() - 1).is_empty())
     }
 
     /// Whether no layout mixes pending reductions, and none is turned into another.

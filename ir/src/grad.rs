@@ -295,11 +295,49 @@ impl Pass<'_> {
             }
             Some(Reduce::Softmax) => self.softmax_weight(rule, op, &operands, cotangent, &mut wide, &mut values),
         };
-        for n in wanted {
-            let gradient = self.operand_gradient(id, &wide, &values, n, &weight, &rule.expr)?;
+        // operands that walk every factor first: where another operand's cotangent is the sum of the same terms, it is
+        // a fold of theirs
+        let mut order = wanted;
+        order.sort_by_key(|n| (std::cmp::Reverse(Rule::factors_of(&rule.operands[*n]).count()), *n));
+        let mut whole: Vec<(Expr, usize, ValueId)> = Vec::new();
+        for n in order {
+            let terms = {
+                let mut slope = rule.expr.clone();
+                slope.root = slope.derivative(n);
+                let slope = Formula::graft(&slope.pruned(), (0..values.len()).map(x).collect());
+                (weight.clone() * slope).expr()
+            };
+            let known = whole.iter().find(|(expr, ..)| *expr == terms).map(|(_, of, value)| (*of, *value));
+            let plain = |access: &[DimAccess]| access.iter().all(|dim| dim.offset == 0 && dim.terms.len() == 1 && dim.terms[0].stride == 1);
+            let gradient = match known {
+                Some((of, value)) if plain(&wide.operands[n]) && !self.is_plain_copy(&terms) => self.fold_of(&wide, of, value, n),
+                _ => self.operand_gradient(id, &wide, &values, n, &terms)?,
+            };
+            if plain(&wide.operands[n]) && (0..wide.factors.len()).all(|f| Rule::factors_of(&wide.operands[n]).any(|known| known == f)) {
+                whole.push((terms, n, gradient));
+            }
             self.cotangents.entry(op.operands[n]).or_default().push(gradient);
         }
         Ok(())
+    }
+
+    /// Whether terms are a value as it stands, which a fold may as well read itself.
+    fn is_plain_copy(&self, terms: &Expr) -> bool {
+        terms.nodes.len() == 1
+    }
+
+    /// The cotangent of operand `n` as the sum of the cotangent `value` of operand `of`, which walks every factor.
+    fn fold_of(&mut self, wide: &Rule, of: usize, value: ValueId, n: usize) -> ValueId {
+        let dims: Vec<AxisId> = wide.operands[n].iter().map(|dim| wide.factors[dim.terms[0].factor]).collect();
+        let mut rule = Rule {
+            factors: wide.factors.clone(),
+            operands: vec![wide.operands[of].clone()],
+            result: wide.operands[n].clone(),
+            reduce: None,
+            expr: Expr::operand(0),
+        };
+        rule.reduce = if rule.reduced().is_empty() { None } else { Some(Reduce::Sum) };
+        self.b.rule("grad", rule, &[value], &dims)
     }
 
     fn component(&self, rule: &Rule) -> usize {
@@ -360,23 +398,19 @@ impl Pass<'_> {
         w * index(component).below(lit(score_at as f64)).select(g, g_lse + spread)
     }
 
-    /// `Σ weight · ∂expr/∂x_n` over the factors that operand `n` lacks, written where operand `n` is read.
+    /// The sum of `terms`, which are `weight · ∂expr/∂x_n`, over the factors that operand `n` lacks, written where operand `n` is read.
     fn operand_gradient(
         &mut self,
         id: OpId,
         wide: &Rule,
         values: &[ValueId],
         n: usize,
-        weight: &Formula,
-        expr: &Expr,
+        terms: &Expr,
     ) -> Result<ValueId, GradError> {
         let target = values[n];
         let dims = self.b.dims(target);
         let sizes: Vec<u64> = wide.factors.iter().map(|axis| self.b.graph.size(*axis)).collect();
-        let mut slope = expr.clone();
-        slope.root = slope.derivative(n);
-        let slope = Formula::graft(&slope.pruned(), (0..values.len()).map(x).collect());
-        let mut rule = Rule { expr: (weight.clone() * slope).expr(), ..wide.clone() };
+        let mut rule = Rule { expr: terms.clone(), ..wide.clone() };
         rule.result = wide.operands[n].clone();
         let mut replaced = Vec::new();
         // a dimension read with an offset, or at one place: a factor walks it whole, and what was not read gets 0

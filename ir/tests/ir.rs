@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod ir {
+    mod boxing;
     mod interpret;
     mod library;
     mod sample;
+    mod sharded;
     mod support;
     mod text;
     mod training;

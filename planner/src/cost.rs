@@ -24,9 +24,25 @@ pub struct Work {
 pub fn is_gemm(rule: &SizedRule<'_>) -> bool {
     rule.rule.operands.len() == 2
         && rule.rule.reduce == Some(Reduce::Sum)
-        && rule.rule.expr == Expr::product(2)
+        && is_product(&rule.rule.expr)
         && rule.rule.operands.iter().all(|access| !access.is_empty())
         && (0..rule.factors.len()).any(|factor| !rule.rule.keeps(factor))
+}
+
+/// Whether an expression is the product of operands 0 and 1, in either order, perhaps times a constant.
+fn is_product(expr: &Expr) -> bool {
+    let mut factors = vec![expr.root];
+    let mut operands = Vec::new();
+    while let Some(id) = factors.pop() {
+        match expr.nodes[id as usize] {
+            Node::Binary(partita_ir::scalar::Binary::Mul, a, b) => factors.extend([a, b]),
+            Node::Operand(n) => operands.push(n),
+            Node::Const(_) => {}
+            _ => return false,
+        }
+    }
+    operands.sort_unstable();
+    operands == [0, 1]
 }
 
 /// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals an operand.

@@ -78,7 +78,7 @@ impl<'a> Boxings<'a> {
     pub fn steps(&self, dims: &[u64], from: &Layout, to: &Layout, bytes: f64) -> Option<Vec<Step>> {
         let timely = self.mesh.axes.iter().enumerate().all(|(axis, a)| !a.time || from.0[axis] == to.0[axis]);
         let shape = Shape { dims, mesh: self.mesh };
-        timely.then(|| shape.boxing(from, to, &|step| cost::step_seconds(self.cluster, &shape, step, bytes)))
+        if timely { shape.boxing(from, to, &|step| cost::step_seconds(self.cluster, &shape, step, bytes)) } else { None }
     }
 
     /// Seconds of the cheapest boxing; infinite if there is none.

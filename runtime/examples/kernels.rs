@@ -137,5 +137,6 @@ fn main() {
     let rotary = ["bshoe", "se", "se"];
     time(p, "rotary [8,256,4,2x32]", "bshpeo", &[8, 256, 4, 2, 32, 2], &rotary, "bshpe", sum, (x(0) * turn).expr());
     time(p, "rows of 8: softmax over experts", "te", &[4096, 8], &["te"], "t", Some(Reduce::LogSumExp), x(0).expr());
+    time(p, "rows of 8: weights", "te", &[4096, 8], &["te", "t"], "te", None, (x(0) * x(1)).exp().expr());
     time(p, "scalar", "a", &[1], &["a", "a"], "a", None, (x(0) + x(1)).expr());
 }

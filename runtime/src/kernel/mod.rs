@@ -3,14 +3,14 @@
 //! [`Kernel::prepare`] reads a rule and the rank's part of its factors and picks an implementation by what the loops
 //! and the expression are, never by an operator's name. In this order:
 //!
-//! - [`tuple`]: a fold of rows (argmax, softmax).
-//! - [`copy`]: the expression is its operand, every element is only moved.
-//! - [`gemm`]: a sum of products of two operands, where the matrix product is estimated faster than the loops.
-//! - [`choose`] finds sums over a factor of which one index counts, `select(x == index(v), e, 0)`: a gather if `v` is
+//! - `tuple`: a fold of rows (argmax, softmax).
+//! - `copy`: the expression is its operand, every element is only moved.
+//! - `gemm`: a sum of products of two operands, where the matrix product is estimated faster than the loops.
+//! - `choose` finds sums over a factor of which one index counts, `select(x == index(v), e, 0)`: a gather if `v` is
 //!   summed, a scatter if `v` is kept. They are walks whose loop over `v` is one step.
-//! - [`walk`]: everything else, a map or a fold over the lanes of a [`tape`].
+//! - `walk`: everything else, a map or a fold over the lanes of a `tape`; `lanes` picks the loops that they run over.
 //!
-//! [`nest`] is the common ground: the rule's loops with affine addresses, merged as far as they go. [`vector`] has the
+//! `nest` is the common ground: the rule's loops with affine addresses, merged as far as they go. `vector` has the
 //! loops over lanes, compiled for each instruction set.
 //!
 //! **Invariant:** what a launch writes does not depend on timing; sums are taken in an order that only the rule, the
@@ -21,6 +21,7 @@ mod choose;
 mod copy;
 mod evaluate;
 mod gemm;
+mod lanes;
 mod nest;
 mod tape;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Running a compiled program: ranks as threads of this process.
 
 pub mod arena;
+mod error;
 pub mod execute;
 pub mod leaf;
 pub mod prepare;
@@ -15,11 +16,12 @@ use partita_ir::layout::Share;
 use partita_ir::program::Program;
 use serde::Serialize;
 
-use crate::comm::{CommError, Communicator, World};
-use crate::data::{self, DataError};
+use crate::comm::{Communicator, World};
+use crate::data;
 use crate::pool::Pool;
-use crate::store::{CheckpointMeta, CheckpointWriter, Declared, ParameterFile, StoreError, Writer, latest};
+use crate::store::{CheckpointMeta, CheckpointWriter, Declared, ParameterFile, StoreError, Writer, can_write, latest};
 use arena::Arena;
+pub use error::RunError;
 use execute::Rank;
 use prepare::{View, prepare};
 
@@ -48,34 +50,6 @@ pub struct RunOptions {
     pub resume: bool,
     /// Measure where the time goes.
     pub profile: bool,
-}
-
-/// Why a run ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The precision is not run yet.
-    #[error("precision {0} is planned but not run by this version: `run` computes in f32 and f64; compile with `--set precision=f32`")]
-    Precision(DType),
-    /// A rank could not go on.
-    #[error(transparent)]
-    Comm(#[from] CommError),
-    /// The data.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// A file of parameters.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Nothing to go on from.
-    #[error("there is no checkpoint in `{0}` to resume from; leave out `--resume` to begin anew")]
-    NothingToResume(PathBuf),
-    /// A rank panicked.
-    #[error("rank {rank} stopped: {reason}")]
-    Rank {
-        /// Which.
-        rank: usize,
-        /// Its words.
-        reason: String,
-    },
 }
 
 /// What is known of a step when it is done.
@@ -132,7 +106,17 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     if !matches!(program.precision, DType::F32 | DType::F64) {
         return Err(RunError::Precision(program.precision));
     }
+    let violations = partita_ir::program::verify::verify(program);
+    if !violations.is_empty() {
+        return Err(RunError::Program(violations));
+    }
     let ranks = (program.mesh.ranks() * program.roles.len() as u64) as usize;
+    let needed = program.roles.iter().map(|role| role.arena_bytes.saturating_mul(program.mesh.ranks())).fold(0, u64::saturating_add);
+    if let Some(available) = available_bytes().filter(|available| needed > *available) {
+        return Err(RunError::Memory { ranks, needed, available });
+    }
+    // what is written at the end must not turn out to be impossible there
+    [&options.save, &options.gradients].into_iter().flatten().try_for_each(|path| can_write(path))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.unwrap_or(cores / ranks).max(1);
     let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
@@ -140,10 +124,18 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     let mut summary = RunSummary { anonymous_bytes: (anonymous_bytes(), 0), ..RunSummary::default() };
     let mut first = 0;
     let mut state = None;
+    if let Some(folder) = &options.checkpoint {
+        can_write(&folder.join("step"))?;
+    }
+    if let (Some(folder), false) = (&options.checkpoint, options.resume) {
+        if let Some(step) = latest(folder)?.newest() {
+            return Err(RunError::Occupied { folder: folder.clone(), step });
+        }
+    }
     if let (Some(folder), true) = (&options.checkpoint, options.resume) {
         let found = latest(folder)?;
-        summary.damaged = found.damaged.iter().map(ToString::to_string).collect();
-        let checkpoint = found.checkpoint.ok_or_else(|| RunError::NothingToResume(folder.clone()))?;
+        summary.damaged = found.damaged.iter().map(|(_, error)| error.to_string()).collect();
+        let checkpoint = found.checkpoint.ok_or_else(|| RunError::NothingToResume { folder: folder.clone(), damaged: summary.damaged.clone() })?;
         checkpoint.check(options.seed, &program.model, &everything)?;
         first = checkpoint.meta.step;
         state = Some(checkpoint.state);
@@ -153,8 +145,7 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
         _ => None,
     };
     summary.first_step = first + 1;
-    let capacity = program.roles.len().max(1) + 1;
-    let communicators = World::connect_with(ranks, capacity);
+    let communicators = World::connect_with(ranks, program.channel_capacity());
     let world = communicators[0].world().clone();
     let (sender, receiver) = mpsc::channel();
     let errors: Mutex<Vec<(usize, RunError)>> = Mutex::default();
@@ -432,4 +423,11 @@ pub fn anonymous_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+/// Memory of this machine that a new allocation can have, in bytes; `None` where the kernel does not say.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -202,7 +202,15 @@ pub struct Found {
     pub checkpoint: Option<Checkpoint>,
     /// Newer ones that look complete and cannot be opened: a damaged disk, or files changed by hand. Say so to the
     /// user.
-    pub damaged: Vec<StoreError>,
+    pub damaged: Vec<(u64, StoreError)>,
+}
+
+impl Found {
+    /// The newest step of which anything was found.
+    pub fn newest(&self) -> Option<u64> {
+        let damaged = self.damaged.iter().map(|(step, _)| *step);
+        self.checkpoint.iter().map(|checkpoint| checkpoint.meta.step).chain(damaged).max()
+    }
 }
 
 /// The newest complete checkpoint in `folder`. What killed runs left unfinished is passed over, and a directory that is
@@ -218,7 +226,7 @@ pub fn latest(folder: &Path) -> Result<Found, StoreError> {
                 found.checkpoint = Some(checkpoint);
                 break;
             }
-            Err(error) => found.damaged.push(error),
+            Err(error) => found.damaged.push((step.step, error)),
         }
     }
     Ok(found)
@@ -392,7 +400,7 @@ mod tests {
         std::fs::write(&state, &bytes[..bytes.len() - 1]).unwrap();
         let found = latest(folder.path()).unwrap();
         assert_eq!(found.checkpoint.unwrap().meta.step, 10);
-        assert!(found.damaged[0].to_string().contains("step-00000020"));
+        assert!(found.damaged[0].1.to_string().contains("step-00000020"));
         std::fs::write(folder.path().join("step-00000010/meta.json"), "{}").unwrap();
         let found = latest(folder.path()).unwrap();
         assert!(found.checkpoint.is_none() && found.damaged.len() == 2);

@@ -19,4 +19,4 @@ mod write;
 pub use checkpoint::{Checkpoint, CheckpointMeta, CheckpointWriter, Found, latest};
 pub use error::StoreError;
 pub use read::ParameterFile;
-pub use write::{Declared, Writer};
+pub use write::{Declared, Writer, can_write};

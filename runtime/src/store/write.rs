@@ -116,6 +116,24 @@ impl Drop for Writer {
     }
 }
 
+/// Whether a file can be put in place of `path` later: an error now costs less than one after hours of training. The
+/// directory is made if it is not there.
+pub fn can_write(path: &Path) -> Result<(), StoreError> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is there, and no regular file");
+        return Err(StoreError::io("write", path)(source));
+    }
+    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
+        std::fs::create_dir_all(folder).map_err(StoreError::io("make the directory", folder))?;
+    }
+    let Some(name) = path.file_name() else {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no file");
+        return Err(StoreError::io("write", path)(source));
+    };
+    let probe = path.with_file_name(format!(".{}.{}.probe", name.to_string_lossy(), std::process::id()));
+    File::create(&probe).and_then(|_| std::fs::remove_file(&probe)).map_err(StoreError::io("write", path))
+}
+
 /// Makes a rename, creation or removal of `path` last: directories are written to disk on their own.
 pub(super) fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
     let folder = match path.parent() {

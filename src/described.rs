@@ -1,0 +1,220 @@
+//! A plan as other programs read it: what `--format json` prints and `plan.json` holds.
+
+use std::collections::BTreeMap;
+
+use partita_ir::graph::PhaseKind;
+use partita_ir::id::ValueId;
+use partita_ir::layout::Share;
+use partita_ir::program::{Instruction, LeafKind, Program};
+use partita_planner::plan::Plan;
+use partita_planner::search::Considered;
+use partita_runtime::run::prepare::{View, extents};
+use serde::{Deserialize, Serialize};
+
+use crate::traffic::traffic;
+
+/// Version of the format of [`Described`].
+pub const FORMAT: u32 = 1;
+
+/// Other plans that are shown.
+const OTHERS: usize = 20;
+
+/// Everything about a plan that `plan`, `compile` and `inspect` print.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Described {
+    /// Version of this format: [`FORMAT`].
+    pub format: u32,
+    pub model: String,
+    pub cluster: String,
+    /// One line that says what the plan is.
+    pub strategy: String,
+    pub settings: BTreeMap<String, String>,
+    pub degrees: BTreeMap<String, u64>,
+    pub zero: u8,
+    pub recompute: String,
+    pub schedule: String,
+    pub micro_batches: u64,
+    /// (name, size) of the axes of each stage's mesh, outermost first.
+    pub mesh: Vec<(String, u64)>,
+    /// For each stage how many iterations of each loop it has.
+    pub stages: Vec<BTreeMap<String, u64>>,
+    pub step_seconds: f64,
+    pub tokens_per_second: f64,
+    pub compute_seconds: f64,
+    pub boxing_seconds: f64,
+    pub bubble_seconds: f64,
+    /// Bytes of the fullest rank.
+    pub memory_bytes: u64,
+    pub ranks: Vec<RankFigures>,
+    /// What crosses between ranks in a step.
+    pub communication: Vec<Communication>,
+    /// Layouts of parameters at rest.
+    pub parameters: Vec<LayoutLine>,
+    /// Layouts of what operators make, in order.
+    pub operators: Vec<LayoutLine>,
+    /// Other plans, fastest first.
+    pub considered: Vec<ConsideredLine>,
+    /// How many there were.
+    pub considered_in_all: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RankFigures {
+    /// Bytes of parameters at rest.
+    pub parameter_bytes: u64,
+    /// FLOPs of matrix products in a step.
+    pub gemm_flops: u64,
+    /// Bytes of the arena.
+    pub memory_bytes: u64,
+    /// Bytes received in a step.
+    pub comm_bytes: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Communication {
+    pub phase: String,
+    pub kind: String,
+    pub axes: String,
+    /// The value that moves, iterations of its loop counted together.
+    pub value: String,
+    /// Executions in a step, over all stages.
+    pub count: u64,
+    /// Shape of the value.
+    pub shape: Vec<u64>,
+    /// Bytes received by all ranks in a step.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LayoutLine {
+    pub name: String,
+    pub shape: String,
+    pub layout: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConsideredLine {
+    pub strategy: String,
+    pub step_seconds: f64,
+    pub lost: String,
+}
+
+/// Describes a plan with its programs.
+pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Described {
+    let graph = &plan.graph;
+    let traffic = traffic(program);
+    let ranks: Vec<RankFigures> = (0..plan.ranks() as usize)
+        .map(|rank| {
+            let view = View::new(program, rank);
+            let parameters = view.role.leaves.iter().filter(|leaf| matches!(leaf.kind, LeafKind::Param(_)));
+            RankFigures {
+                parameter_bytes: parameters.map(|leaf| view.place(leaf.buffer, 0).bytes as u64).sum(),
+                gemm_flops: gemm_flops(&view),
+                memory_bytes: view.role.arena_bytes,
+                comm_bytes: traffic.iter().map(|line| line.received[rank]).sum(),
+            }
+        })
+        .collect();
+    let communication = traffic.iter().map(|line| Communication {
+        phase: line.phase.word().into(),
+        kind: line.kind.into(),
+        axes: line.axes.clone(),
+        value: line.value.clone(),
+        count: line.count,
+        shape: line.shape.clone(),
+        bytes: line.received.iter().sum(),
+    });
+    let stages = (0..plan.cut.stages).map(|stage| {
+        let held = graph.loops.iter().zip(&plan.cut.of_iteration);
+        held.map(|(repeated, of)| (repeated.name.clone(), of.iter().filter(|at| **at == stage).count() as u64)).collect()
+    });
+    let operators = partita_planner::layouts::primitives(graph).into_iter().map(|(op, phase, _)| {
+        let value = graph.op(op).result();
+        layout_line(plan, value, format!("{} {} {}", phase.word(), graph.op(op).class.word(), graph.value(value).name))
+    });
+    let considered = others.iter().take(OTHERS).map(|other| ConsideredLine {
+        strategy: other.strategy.clone(),
+        step_seconds: other.step_seconds,
+        lost: other.lost.clone(),
+    });
+    let d = plan.degrees;
+    Described {
+        format: FORMAT,
+        model: plan.model.clone(),
+        cluster: plan.cluster.clone(),
+        strategy: plan.strategy(),
+        settings: plan.settings.iter().cloned().collect(),
+        degrees: [("dp", d.dp), ("tp", d.tp), ("cp", d.cp), ("pp", d.pp), ("mbs", d.mbs)].map(|(name, n)| (name.to_owned(), n)).into(),
+        zero: plan.zero,
+        recompute: partita_planner::plan::recompute_word(plan.recompute).into(),
+        schedule: plan.schedule.word().into(),
+        micro_batches: program.micro_batches,
+        mesh: program.mesh.axes.iter().map(|axis| (axis.name.clone(), axis.size)).collect(),
+        stages: stages.collect(),
+        step_seconds: plan.predicted.step_seconds,
+        tokens_per_second: plan.predicted.tokens as f64 / plan.predicted.step_seconds,
+        compute_seconds: plan.predicted.compute_seconds,
+        boxing_seconds: plan.predicted.boxing_seconds,
+        bubble_seconds: plan.predicted.bubble_seconds,
+        memory_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
+        ranks,
+        communication: communication.collect(),
+        parameters: graph.params().map(|value| layout_line(plan, value, graph.value(value).name.clone())).collect(),
+        operators: operators.collect(),
+        considered: considered.collect(),
+        considered_in_all: others.len() as u64,
+    }
+}
+
+/// A value with its shape and layout in words: `S(ffn)@tensor`, splits outermost first, or `B`.
+fn layout_line(plan: &Plan, value: ValueId, name: String) -> LayoutLine {
+    let graph = &plan.graph;
+    let dims = &graph.value(value).ty.dims;
+    let shape: Vec<String> = dims.iter().map(|axis| format!("{} {}", graph.axis(*axis).name, graph.size(*axis))).collect();
+    let layout = plan.layouts.of(graph, value);
+    let mut shares: Vec<(usize, String)> = Vec::new();
+    for (share, axis) in layout.0.iter().zip(&plan.mesh.mesh.axes) {
+        match share {
+            Share::Broadcast => {}
+            Share::Partial(reduce) => shares.push((usize::MAX, format!("P({})@{}", reduce.word(), axis.name))),
+            Share::Split(split) => {
+                // a strided split deals out a factor of a merged axis
+                let strided = if split.inner > 1 { format!(" /{}", split.inner) } else { String::new() };
+                let dim = &graph.axis(dims[split.dim]).name;
+                let dealt = match split.partition {
+                    partita_ir::layout::Partition::Zigzag => " zigzag",
+                    _ => "",
+                };
+                shares.push((split.depth, format!("S({dim}{strided}{dealt})@{}", axis.name)));
+            }
+        }
+    }
+    shares.sort_by_key(|(depth, _)| *depth);
+    let words: Vec<String> = shares.into_iter().map(|(_, word)| word).collect();
+    let layout = if words.is_empty() { "B".to_owned() } else { words.join(" ") };
+    LayoutLine { name, shape: shape.join(", "), layout }
+}
+
+/// The description as JSON.
+pub fn json(described: &Described) -> String {
+    serde_json::to_string_pretty(described).expect("a description is plain data") + "\n"
+}
+
+/// FLOPs of a rank's matrix products in a step.
+fn gemm_flops(view: &View<'_>) -> u64 {
+    let mut total = 0.0;
+    for section in &view.role.sections {
+        let moments = if section.phase.per_micro_batch() { view.program.micro_batches } else { 1 };
+        for instruction in &section.instructions {
+            if let Instruction::Kernel { kernel, .. } = instruction {
+                if view.program.kernels[*kernel].gemm {
+                    for moment in 0..moments {
+                        total += 2.0 * extents(view, *kernel, moment).iter().map(|extent| extent.count() as f64).product::<f64>();
+                    }
+                }
+            }
+        }
+    }
+    total as u64
+}
+
