@@ -13,10 +13,8 @@ use crate::table::{count, heading, table};
 pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
     let text = read(&arguments.model)?;
     let name = arguments.model.display().to_string();
-    let settings: Vec<Setting> =
-        arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
-    load(Source { name: &name, text: &text }, &settings)
-        .map_err(|diagnostics| Failure::Told { source: Some((name, text)), diagnostics })
+    let settings: Vec<Setting> = arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
+    load(Source { name: &name, text: &text }, &settings).map_err(|diagnostics| Failure::Told { source: Some((name, text)), diagnostics })
 }
 
 /// The parameters of a model, all instances counted.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use partita_ir::graph::PhaseKind;
 use partita_ir::id::ValueId;
 use partita_ir::layout::Share;
 use partita_ir::program::{Instruction, LeafKind, Program};
@@ -217,4 +216,3 @@ fn gemm_flops(view: &View<'_>) -> u64 {
     }
     total as u64
 }
-

@@ -70,9 +70,8 @@ fn words(error: &std::io::Error) -> String {
 /// The text of a file.
 pub fn read(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
-    String::from_utf8(bytes).map_err(|error| {
-        Failure::told("partita::file", format!("{} is no text: {}", path.display(), error.utf8_error()), None)
-    })
+    String::from_utf8(bytes)
+        .map_err(|error| Failure::told("partita::file", format!("{} is no text: {}", path.display(), error.utf8_error()), None))
 }
 
 /// Writes a file as a whole: under another name first, so that a failure leaves what was there. What is no regular file,

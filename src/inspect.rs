@@ -6,7 +6,7 @@ use partita_ir::program::{Instruction, Program, Region, Role};
 use partita_planner::units::Bytes;
 
 use crate::arguments::{Format, InspectArguments, Shown};
-use crate::compile::{PLAN, PROGRAM};
+use crate::compile::PLAN;
 use crate::described::{Described, FORMAT, json};
 use crate::failure::{Failure, print, read};
 use crate::table::table;
@@ -75,10 +75,12 @@ fn role_text(program: &Program, role: &Role) -> String {
         ]
     });
     out += &table(&["phase", ">matrix products", ">other kernels", ">collectives", ">local boxings", ">messages", ">copies, loads"], rows);
-    let rows = [(Region::Lasting, "lasting"), (Region::Saved, "saved, forward to backward"), (Region::Passing, "passing")].map(|(region, word)| {
-        let buffers = role.buffers.iter().filter(|buffer| buffer.region == region);
-        let bytes: u64 = buffers.clone().map(|buffer| buffer.bytes).sum();
-        vec![word.to_owned(), buffers.count().to_string(), Bytes(bytes).to_string()]
-    });
+    let rows = [(Region::Lasting, "lasting"), (Region::Saved, "saved, forward to backward"), (Region::Passing, "passing")].map(
+        |(region, word)| {
+            let buffers = role.buffers.iter().filter(|buffer| buffer.region == region);
+            let bytes: u64 = buffers.clone().map(|buffer| buffer.bytes).sum();
+            vec![word.to_owned(), buffers.count().to_string(), Bytes(bytes).to_string()]
+        },
+    );
     out + &table(&["buffers", ">number", ">bytes, not shared"], rows)
 }

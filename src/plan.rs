@@ -82,7 +82,11 @@ fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
         SearchError::Pin(pin) => bad_pin(pin),
         SearchError::DoesNotFit { strategy, needed, memory } => Failure::told(
             "partita::plan::does_not_fit",
-            format!("no plan fits: the smallest, {strategy}, needs {} on its fullest rank, and a device has {}", Bytes(needed), Bytes(memory)),
+            format!(
+                "no plan fits: the smallest, {strategy}, needs {} on its fullest rank, and a device has {}",
+                Bytes(needed),
+                Bytes(memory)
+            ),
             Some(format!(
                 "leave `zero`, `recompute` and `mbs` open if they are pinned, take more than {} ranks, a smaller `--set batch` or model, \
                  or correct `memory_bytes` of the cluster",

@@ -106,8 +106,13 @@ pub fn run(arguments: &RunArguments, shown: &Shown) -> Result<(), Failure> {
 fn stopped(error: RunError, program: &Program) -> Failure {
     let help = error.help().map(str::to_owned);
     if let RunError::Program(violations) = &error {
-        // the first few say what is the matter; a damaged file breaks many checks at once
-        let mut words: Vec<String> = violations.iter().take(5).map(ToString::to_string).collect();
+        // one of a kind says what is the matter; a damaged file breaks a check many times over
+        let mut codes = Vec::new();
+        let telling = violations.iter().filter(|violation| !codes.contains(&violation.code) && codes.len() < 5 && {
+            codes.push(violation.code);
+            true
+        });
+        let mut words: Vec<String> = telling.map(ToString::to_string).collect();
         if violations.len() > words.len() {
             words.push(format!("and {} more", violations.len() - words.len()));
         }

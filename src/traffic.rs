@@ -2,6 +2,7 @@
 
 use partita_ir::boxing::{Shape, StepKind};
 use partita_ir::graph::PhaseKind;
+use partita_ir::layout::count;
 use partita_ir::program::{Instruction, Program, Role};
 use partita_runtime::run::prepare::View;
 
@@ -75,12 +76,11 @@ fn received(view: &View<'_>, instruction: &Instruction, moment: u64) -> u64 {
     match instruction {
         Instruction::Box { boxing, to, .. } => {
             let spec = &program.boxings[*boxing];
-            let width = spec.dtype.bytes(1);
             if spec.step.kind == StepKind::AllReduce {
-                let elements = view.place(*to, moment).bytes as u64 / width;
+                let elements = view.shard(*to, moment).iter().map(|held| count(held)).product();
                 let group = program.mesh.group(view.rank, &spec.step.axes);
                 let position = group.iter().position(|member| *member == view.rank).expect("a rank is in its own group") as u64;
-                return all_reduced(elements, group.len() as u64, position) * width;
+                return spec.dtype.bytes(all_reduced(elements, group.len() as u64, position));
             }
             let shape = Shape { dims: &spec.shape, mesh: &program.mesh };
             spec.dtype.bytes(shape.pulled(&spec.step, view.rank, moment))

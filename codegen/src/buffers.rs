@@ -9,95 +9,150 @@ use partita_ir::rule::{Reduce, Rule};
 /// Addresses are multiples of this, a cache line.
 const LINE: u64 = 64;
 
-/// Where things are read and written: positions count through all sections of a step.
-struct Uses {
-    reads: BTreeMap<BufferId, Vec<usize>>,
-    writes: BTreeMap<BufferId, Vec<usize>>,
-}
-
-fn uses(sections: &[Section]) -> Uses {
-    let mut found = Uses { reads: BTreeMap::new(), writes: BTreeMap::new() };
-    for (at, instruction) in sections.iter().flat_map(|section| &section.instructions).enumerate() {
-        instruction.reads().into_iter().for_each(|id| found.reads.entry(id).or_default().push(at));
-        instruction.writes().into_iter().for_each(|id| found.writes.entry(id).or_default().push(at));
-    }
-    found
-}
-
 /// Takes out copies: a kernel writes (or adds) straight into what its result would be copied to, and a value that is
 /// not read again becomes its copy. `keep` are buffers read from outside.
 pub fn drop_copies(sections: &mut [Section], buffers: &[Buffer], rules: &dyn Fn(usize) -> Rule, keep: &BTreeSet<BufferId>) {
-    while let Some((section, copy, change)) = next_copy(sections, buffers, rules, keep) {
-        let Instruction::Copy { from, to, .. } = sections[section].instructions[copy] else { unreachable!("a copy was found") };
-        sections[section].instructions.remove(copy);
-        if let Change::Retarget { producer, accumulate } = change {
-            if let Instruction::Kernel { accumulate: adds, .. } = &mut sections[section].instructions[producer] {
-                *adds = accumulate;
+    let mut copies = Copies::new(sections, buffers.len());
+    loop {
+        let mut dropped = false;
+        for at in 0..copies.instructions.len() {
+            dropped |= copies.drop_one(at, buffers, rules, keep);
+        }
+        if !dropped {
+            break;
+        }
+    }
+    let mut at = 0;
+    for section in sections {
+        let count = section.instructions.len();
+        section.instructions = (at..at + count)
+            .filter(|position| !copies.gone[*position])
+            .map(|position| {
+                let mut instruction = copies.instructions[position].clone();
+                instruction.rename(&|id| copies.now(id));
+                instruction
+            })
+            .collect();
+        at += count;
+    }
+}
+
+/// The instructions of all sections in one row, with who reads and writes what, kept up as copies go.
+struct Copies {
+    instructions: Vec<Instruction>,
+    /// First position of each instruction's section.
+    section: Vec<usize>,
+    gone: Vec<bool>,
+    /// What a buffer has become.
+    became: Vec<BufferId>,
+    reads: Vec<Vec<usize>>,
+    writes: Vec<Vec<usize>>,
+}
+
+impl Copies {
+    fn new(sections: &[Section], n_buffers: usize) -> Self {
+        let mut all = Self {
+            instructions: Vec::new(),
+            section: Vec::new(),
+            gone: Vec::new(),
+            became: (0..n_buffers).collect(),
+            reads: vec![Vec::new(); n_buffers],
+            writes: vec![Vec::new(); n_buffers],
+        };
+        for section in sections {
+            let base = all.instructions.len();
+            for instruction in &section.instructions {
+                let at = all.instructions.len();
+                instruction.reads().into_iter().for_each(|id| all.reads[id].push(at));
+                instruction.writes().into_iter().for_each(|id| all.writes[id].push(at));
+                all.instructions.push(instruction.clone());
+                all.section.push(base);
+                all.gone.push(false);
             }
         }
-        for instruction in sections.iter_mut().flat_map(|section| &mut section.instructions) {
-            instruction.rename(&|id| if id == from { to } else { id });
+        all
+    }
+
+    fn now(&self, mut id: BufferId) -> BufferId {
+        while self.became[id] != id {
+            id = self.became[id];
+        }
+        id
+    }
+
+    /// Takes out the copy at a position, if it is one that need not be.
+    fn drop_one(&mut self, at: usize, buffers: &[Buffer], rules: &dyn Fn(usize) -> Rule, keep: &BTreeSet<BufferId>) -> bool {
+        let Instruction::Copy { from, to, accumulate } = self.instructions[at] else { return false };
+        let (from, to) = (self.now(from), self.now(to));
+        let passing = buffers[from].region == Region::Passing && !keep.contains(&from);
+        let alike = buffers[from].bytes == buffers[to].bytes && buffers[from].dtype == buffers[to].dtype;
+        let [made] = self.writes[from][..] else { return false };
+        if self.gone[at] || from == to || !passing || !alike || made < self.section[at] {
+            return false;
+        }
+        if buffers[to].region == Region::Passing {
+            // the copy is the only thing made of it from here on
+            let only = !accumulate && self.writes[to].first() == Some(&at) && self.reads[from].iter().all(|read| *read <= at);
+            if only {
+                self.merge(from, to, at);
+            }
+            return only;
+        }
+        // into what lasts: the producer writes there, if nobody needs the old content in between
+        let between = |positions: &[usize]| positions.iter().any(|position| *position > made && *position < at);
+        if between(&self.reads[to]) || between(&self.writes[to]) {
+            return false;
+        }
+        match &self.instructions[made] {
+            Instruction::Kernel { kernel, operands, .. } => {
+                let rule = rules(*kernel);
+                let operands: Vec<BufferId> = operands.iter().map(|id| self.now(*id)).collect();
+                let in_place = operands.iter().enumerate().all(|(n, operand)| *operand != to || rule.operands[n] == rule.result);
+                let adds = !accumulate
+                    || (matches!(rule.reduce, None | Some(Reduce::Sum)) && self.reads[from] == [at] && !operands.contains(&to));
+                if !in_place || !adds {
+                    return false;
+                }
+                if let Instruction::Kernel { accumulate: kernel_adds, .. } = &mut self.instructions[made] {
+                    *kernel_adds = accumulate;
+                }
+                self.merge(from, to, at);
+                if accumulate {
+                    insert(&mut self.reads[to], made);
+                }
+                true
+            }
+            Instruction::Box { from: source, to: target, .. } => {
+                let (source, target) = (self.now(*source), self.now(*target));
+                if accumulate || source == target || source == to {
+                    return false;
+                }
+                self.merge(from, to, at);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// `from` becomes `to`, and the copy between them goes.
+    fn merge(&mut self, from: BufferId, to: BufferId, copy: usize) {
+        self.gone[copy] = true;
+        self.became[from] = to;
+        for list in [&mut self.reads, &mut self.writes] {
+            let moved = std::mem::take(&mut list[from]);
+            list[to].retain(|position| *position != copy);
+            for position in moved.into_iter().filter(|position| *position != copy) {
+                insert(&mut list[to], position);
+            }
         }
     }
 }
 
-enum Change {
-    Retarget { producer: usize, accumulate: bool },
-    Alias,
-}
-
-fn next_copy(
-    sections: &[Section],
-    buffers: &[Buffer],
-    rules: &dyn Fn(usize) -> Rule,
-    keep: &BTreeSet<BufferId>,
-) -> Option<(usize, usize, Change)> {
-    let uses = uses(sections);
-    let none = Vec::new();
-    let mut base = 0;
-    for (index, section) in sections.iter().enumerate() {
-        for (at, instruction) in section.instructions.iter().enumerate() {
-            let Instruction::Copy { from, to, accumulate } = *instruction else { continue };
-            let reads = |id: BufferId| uses.reads.get(&id).unwrap_or(&none);
-            let writes = |id: BufferId| uses.writes.get(&id).unwrap_or(&none);
-            let passing = buffers[from].region == Region::Passing && !keep.contains(&from);
-            if !passing || writes(from).len() != 1 || buffers[from].bytes != buffers[to].bytes || buffers[from].dtype != buffers[to].dtype {
-                continue;
-            }
-            let made = writes(from)[0];
-            let here = base + at;
-            if made < base {
-                continue;
-            }
-            if buffers[to].region == Region::Passing {
-                // the copy is the only thing made of it from here on
-                if !accumulate && writes(to).first() == Some(&here) && reads(from).iter().all(|read| *read <= here) {
-                    return Some((index, at, Change::Alias));
-                }
-                continue;
-            }
-            // into what lasts: the producer writes there, if nobody needs the old content in between
-            let between = |positions: &[usize]| positions.iter().any(|position| *position > made && *position < here);
-            let undisturbed = !between(reads(to)) && !between(writes(to));
-            let producer = made - base;
-            match &section.instructions[producer] {
-                Instruction::Kernel { kernel, operands, .. } if undisturbed => {
-                    let rule = rules(*kernel);
-                    let in_place = operands.iter().enumerate().all(|(n, operand)| *operand != to || rule.operands[n] == rule.result);
-                    let adds = !accumulate || (matches!(rule.reduce, None | Some(Reduce::Sum)) && reads(from).len() == 1);
-                    if in_place && adds && (!accumulate || !operands.contains(&to)) {
-                        return Some((index, at, Change::Retarget { producer, accumulate }));
-                    }
-                }
-                Instruction::Box { from: source, to: target, .. } if undisturbed && !accumulate && source != target && *source != to => {
-                    return Some((index, at, Change::Alias));
-                }
-                _ => {}
-            }
-        }
-        base += section.instructions.len();
+/// Adds to an ascending list.
+fn insert(list: &mut Vec<usize>, position: usize) {
+    if let Err(place) = list.binary_search(&position) {
+        list.insert(place, position);
     }
-    None
 }
 
 /// The arena of a role.

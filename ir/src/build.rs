@@ -189,15 +189,15 @@ impl Builder {
     /// The same elements under other axes: each entry says which axes (of equal total size) a dimension becomes.
     /// Merging is the inverse: `from` lists the axes that each new dimension is made of.
     pub fn split_axis(&mut self, name: &str, value: ValueId, axis: AxisId, parts: &[AxisId]) -> ValueId {
-        let dims: Vec<AxisId> =
-            self.dims(value).into_iter().flat_map(|dim| if dim == axis { parts.to_vec() } else { vec![dim] }).collect();
+        let dims: Vec<AxisId> = self.dims(value).into_iter().flat_map(|dim| if dim == axis { parts.to_vec() } else { vec![dim] }).collect();
         let sizes: Vec<u64> = dims.iter().map(|dim| self.graph.size(*dim)).collect();
         let position = |wanted: AxisId| dims.iter().position(|dim| *dim == wanted).expect("the axis was just put there");
         let access = self
             .dims(value)
             .into_iter()
             .map(|dim| {
-                let factors: Vec<usize> = if dim == axis { parts.iter().map(|part| position(*part)).collect() } else { vec![position(dim)] };
+                let factors: Vec<usize> =
+                    if dim == axis { parts.iter().map(|part| position(*part)).collect() } else { vec![position(dim)] };
                 DimAccess::merged(&factors, &|factor| sizes[factor])
             })
             .collect();

@@ -73,8 +73,7 @@ pub fn differentiate(
 ) -> Result<BTreeMap<ValueId, Vec<ValueId>>, GradError> {
     let forward = builder.graph.phase(PhaseKind::Forward).to_vec();
     let needs = needs_gradient(builder, &forward);
-    let mut pass =
-        Pass { b: builder, needs, cotangents: BTreeMap::new(), recompute, again: BTreeMap::new(), composites: BTreeMap::new() };
+    let mut pass = Pass { b: builder, needs, cotangents: BTreeMap::new(), recompute, again: BTreeMap::new(), composites: BTreeMap::new() };
     for (value, seed) in seeds {
         pass.cotangents.entry(*value).or_default().push(*seed);
     }
@@ -399,14 +398,7 @@ impl Pass<'_> {
     }
 
     /// The sum of `terms`, which are `weight · ∂expr/∂x_n`, over the factors that operand `n` lacks, written where operand `n` is read.
-    fn operand_gradient(
-        &mut self,
-        id: OpId,
-        wide: &Rule,
-        values: &[ValueId],
-        n: usize,
-        terms: &Expr,
-    ) -> Result<ValueId, GradError> {
+    fn operand_gradient(&mut self, id: OpId, wide: &Rule, values: &[ValueId], n: usize, terms: &Expr) -> Result<ValueId, GradError> {
         let target = values[n];
         let dims = self.b.dims(target);
         let sizes: Vec<u64> = wide.factors.iter().map(|axis| self.b.graph.size(*axis)).collect();
@@ -476,10 +468,8 @@ impl Pass<'_> {
         if active.iter().all(|n| !self.cotangents.contains_key(&op.results[*n])) {
             return Ok(());
         }
-        let inits: Vec<ValueId> = active
-            .iter()
-            .map(|n| self.take(op.results[*n]).unwrap_or_else(|| zeros(self.b, repeat.carried[*n].init)))
-            .collect();
+        let inits: Vec<ValueId> =
+            active.iter().map(|n| self.take(op.results[*n]).unwrap_or_else(|| zeros(self.b, repeat.carried[*n].init))).collect();
         let outside = std::mem::take(&mut self.cotangents);
         let args = self.b.begin_repeat_over(repeat.over, &inits);
         for (n, arg) in active.iter().zip(args) {

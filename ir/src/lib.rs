@@ -52,6 +52,7 @@ pub mod layout;
 pub mod library;
 pub mod program;
 pub mod random;
+pub mod rewrite;
 pub mod rule;
 pub mod sample;
 pub mod scalar;

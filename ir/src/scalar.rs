@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rule::Reduce;
+
 /// A constant that compares and hashes by its bits.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(into = "RealText", try_from = "RealText")]
@@ -53,7 +55,7 @@ impl std::fmt::Debug for Real {
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident $word:literal)* })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$variant_doc])* $variant),* }
         impl $name {
@@ -251,7 +253,7 @@ pub struct Expr {
 /// How an expression depends on some of its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Degree {
-    /// The literal 0, which is linear and free of them at once.
+    /// A literal that is the sum of any number of itself: 0 or an infinity. Linear and free of them at once.
     Zero,
     /// Does not depend on them.
     Free,
@@ -373,12 +375,7 @@ impl Expr {
 
     /// Copies `other` into this expression, its operands and factors renamed, and gives its root. With `operand`
     /// returning a node, an operand is replaced by an expression already here.
-    pub fn graft(
-        &mut self,
-        other: &Expr,
-        operand: &mut dyn FnMut(&mut Expr, usize) -> NodeId,
-        factor: &dyn Fn(usize) -> usize,
-    ) -> NodeId {
+    pub fn graft(&mut self, other: &Expr, operand: &mut dyn FnMut(&mut Expr, usize) -> NodeId, factor: &dyn Fn(usize) -> usize) -> NodeId {
         let mut placed = Vec::with_capacity(other.nodes.len());
         for node in &other.nodes {
             let at = |id: NodeId, placed: &Vec<NodeId>| placed[id as usize];
@@ -593,13 +590,13 @@ impl Expr {
             };
             let free = |id: NodeId| matches!(of(id), Degree::Free | Degree::Zero);
             degrees.push(match node {
-                Node::Const(Real(value)) if *value == 0.0 => Degree::Zero,
+                Node::Const(Real(value)) if *value + *value == *value => Degree::Zero,
                 Node::Operand(n) if member(*n) => Degree::Linear,
                 Node::Const(_) | Node::Operand(_) | Node::Index(_) | Node::Random { .. } => Degree::Free,
                 Node::Unary(Unary::Neg, a) => of(*a),
                 Node::Binary(Binary::Add | Binary::Sub, a, b) => join(of(*a), of(*b)),
                 Node::Binary(Binary::Mul, a, b) => match (of(*a), of(*b)) {
-                    (Degree::Zero, _) | (_, Degree::Zero) => Degree::Zero,
+                    (Degree::Zero, Degree::Zero | Degree::Free) | (Degree::Free, Degree::Zero) => Degree::Zero,
                     (Degree::Free, other) | (other, Degree::Free) => other,
                     _ => Degree::Other,
                 },
@@ -612,37 +609,57 @@ impl Expr {
         degrees[self.root as usize]
     }
 
-    /// Whether the expression is non-decreasing in operand `n`, the others held.
-    pub fn non_decreasing(&self, n: usize) -> bool {
+    /// Whether the expression is non-decreasing in operand `n`, the others held, so that P(`op`) of it (a maximum or
+    /// minimum) passes: the parts that do not count, down to the identity of `op`, must give numbers too.
+    pub fn non_decreasing(&self, n: usize, op: Reduce) -> bool {
         #[derive(Clone, Copy, PartialEq)]
         enum Trend {
             Flat,
             Up,
+            Down,
             Other,
         }
         let mut trends: Vec<Trend> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let of = |id: NodeId| trends[id as usize];
-            let positive = |id: NodeId| self.known(id).is_some_and(|value| value >= 0.0);
+            let turned = |trend: Trend| match trend {
+                Trend::Up => Trend::Down,
+                Trend::Down => Trend::Up,
+                same => same,
+            };
             let both = |a: Trend, b: Trend| match (a, b) {
-                (Trend::Flat, Trend::Flat) => Trend::Flat,
-                (Trend::Flat | Trend::Up, Trend::Flat | Trend::Up) => Trend::Up,
+                (Trend::Flat, other) | (other, Trend::Flat) => other,
+                (a, b) if a == b => a,
                 _ => Trend::Other,
             };
-            trends.push(match node {
-                Node::Operand(m) if *m == n => Trend::Up,
-                Node::Const(_) | Node::Operand(_) | Node::Index(_) | Node::Random { .. } => Trend::Flat,
-                Node::Unary(
-                    Unary::Exp | Unary::Log | Unary::Sqrt | Unary::Tanh | Unary::Floor | Unary::Sign | Unary::Sigmoid | Unary::Erf,
-                    a,
-                ) => of(*a),
-                Node::Binary(Binary::Add | Binary::Max | Binary::Min, a, b) => both(of(*a), of(*b)),
-                Node::Binary(Binary::Sub, a, b) if of(*b) == Trend::Flat => of(*a),
-                Node::Binary(Binary::Mul, a, b) if positive(*a) => of(*b),
-                Node::Binary(Binary::Mul, a, b) if positive(*b) => of(*a),
-                Node::Binary(Binary::Div, a, b) if positive(*b) => of(*a),
-                Node::Select(c, a, b) if of(*c) == Trend::Flat => both(of(*a), of(*b)),
-                other if other.inputs().all(|input| of(input) == Trend::Flat) => Trend::Flat,
+            // a factor of 0 would make a NaN of the identity
+            let scaled = |id: NodeId, by: NodeId| match self.known(by) {
+                Some(value) if value > 0.0 && value.is_finite() => of(id),
+                Some(value) if value < 0.0 && value.is_finite() => turned(of(id)),
+                _ => Trend::Other,
+            };
+            let flat = |id: NodeId| of(id) == Trend::Flat;
+            trends.push(match *node {
+                Node::Operand(m) if m == n => Trend::Up,
+                ref other if other.inputs().all(flat) => Trend::Flat,
+                Node::Unary(Unary::Exp | Unary::Tanh | Unary::Floor | Unary::Sign | Unary::Sigmoid | Unary::Erf, a) => of(a),
+                Node::Unary(Unary::Neg, a) => turned(of(a)),
+                // defined above 0 only: the parts that do not count must lie above the one that does
+                Node::Unary(Unary::Log | Unary::Sqrt | Unary::Rsqrt, a)
+                    if of(a) != if op == Reduce::Min { Trend::Up } else { Trend::Down } =>
+                {
+                    Trend::Other
+                }
+                Node::Unary(Unary::Log | Unary::Sqrt, a) => of(a),
+                Node::Unary(Unary::Rsqrt, a) => turned(of(a)),
+                Node::Binary(Binary::Add | Binary::Max | Binary::Min, a, b) => both(of(a), of(b)),
+                Node::Binary(Binary::Sub | Binary::Lt | Binary::Le, a, b) => {
+                    let rising = both(of(a), turned(of(b)));
+                    if matches!(node, Node::Binary(Binary::Sub, ..)) { rising } else { turned(rising) }
+                }
+                Node::Binary(Binary::Mul, a, b) if flat(a) => scaled(b, a),
+                Node::Binary(Binary::Mul | Binary::Div, a, b) if flat(b) => scaled(a, b),
+                Node::Select(c, a, b) if flat(c) => both(of(a), of(b)),
                 _ => Trend::Other,
             });
         }

@@ -6,8 +6,8 @@
 //!   A factor that a dimension walks together with an offset or past its end is whole and cannot be split (a slice),
 //!   nor can the components of a tuple;
 //! - *pass* P(op): an expression that is linear in some operands together passes P(sum) of all of them through a sum
-//!   or no fold; one that is non-decreasing in an operand passes its P(max) and P(min) through the same fold or none;
-//!   a pure move passes every P.
+//!   or no fold; one that is non-decreasing in an operand passes its P(max) and P(min) through the same fold, through
+//!   none, and through a look-up; a pure move passes every P.
 //!
 //! On a mesh of several axes a signature is any choice for each of them, with an order in which splits of one factor
 //! nest.
@@ -19,7 +19,7 @@ use crate::graph::Graph;
 use crate::id::OpId;
 use crate::layout::{Layout, Mesh, Partition, Share, Split};
 use crate::rule::{DimAccess, Reduce, Rule};
-use crate::scalar::{Binary, Degree, Expr, Node, Real};
+use crate::scalar::{Binary, Degree, Expr, Node, NodeId, Real};
 
 /// What an operator does on one mesh axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,11 +110,12 @@ impl<'a> SizedRule<'a> {
         let candidates: Vec<usize> = (0..rule.operands.len()).filter(|n| self.floats[*n] && rule.expr.reads(*n)).collect();
         let mut passes = Vec::new();
         if rule.is_move() {
-            let keeps_components = rule.result.last() == rule.operands[0].last() && !rule.result.is_empty();
+            let keeps_components =
+                !rule.result.is_empty() && rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
+            let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
             for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components) {
-                let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
-                // what lies outside reads 0, which only a sum takes for nothing
-                if *op == Reduce::Sum || !padded {
+                // what lies outside reads 0 on every rank, whose merge must be 0
+                if !padded || matches!(op, Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::ArgMax) {
                     passes.push(Choice::Pass { op: *op, operands: vec![0] });
                 }
             }
@@ -128,7 +129,7 @@ impl<'a> SizedRule<'a> {
             }
         }
         for op in [Reduce::Max, Reduce::Min] {
-            if rule.reduce.is_none() || rule.reduce == Some(op) {
+            if rule.reduce.is_none() || rule.reduce == Some(op) || self.only_looks_up() {
                 for operands in subsets(&candidates) {
                     if passes_extreme(&rule.expr, op, &operands) {
                         passes.push(Choice::Pass { op, operands });
@@ -140,6 +141,28 @@ impl<'a> SizedRule<'a> {
             passes.push(Choice::Pass { op: Reduce::LogSumExp, operands: vec![0] });
         }
         passes
+    }
+
+    /// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals a
+    /// constant, or an operand that does not walk it.
+    pub fn looked_up(&self) -> Option<usize> {
+        let expr = &self.rule.expr;
+        let node = |id: NodeId| &expr.nodes[id as usize];
+        let Node::Select(condition, _, other) = node(expr.root) else { return None };
+        let Node::Const(Real(0.0)) = node(*other) else { return None };
+        let Node::Binary(Binary::Eq, a, b) = node(*condition) else { return None };
+        match (node(*a), node(*b)) {
+            (Node::Const(_), Node::Index(factor)) | (Node::Index(factor), Node::Const(_)) => Some(*factor),
+            (Node::Operand(n), Node::Index(factor)) | (Node::Index(factor), Node::Operand(n)) => {
+                Rule::factors_of(&self.rule.operands[*n]).all(|walked| walked != *factor).then_some(*factor)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether all that is folded is a look-up: of the sum at most one term is not 0.
+    fn only_looks_up(&self) -> bool {
+        self.rule.reduce == Some(Reduce::Sum) && self.looked_up().is_some_and(|factor| self.rule.reduced() == [factor])
     }
 
     fn stays_inside(&self, access: &DimAccess, dim: u64) -> bool {
@@ -155,9 +178,10 @@ impl<'a> SizedRule<'a> {
             if let Some(op) = pending(choice) {
                 shares[axis] = Share::Partial(op);
             } else if let Choice::Split { factor, partition } = choice {
-                let found = access.iter().enumerate().find_map(|(dim, access)| {
-                    access.terms.iter().find(|term| term.factor == *factor).map(|term| (dim, term.stride))
-                });
+                let found = access
+                    .iter()
+                    .enumerate()
+                    .find_map(|(dim, access)| access.terms.iter().find(|term| term.factor == *factor).map(|term| (dim, term.stride)));
                 if let Some((dim, stride)) = found {
                     let split = Split {
                         dim,
@@ -192,8 +216,8 @@ impl<'a> SizedRule<'a> {
     }
 
     /// Whether choices for several axes go together: a value carries one pending reduction at a time, and what is
-    /// pending on one axis must pass the fold that another axis has split. Operands agree with the result: P(op) on
-    /// one axis means a value whose part on every other axis is P(op) or none.
+    /// pending on one axis must pass the fold that another axis has split. Passing P over two axes with different
+    /// operands is legal: with what is P over the one axis held, the expression is linear (non-decreasing) in the other.
     pub fn compatible(&self, choices: &[Choice]) -> bool {
         let pending = |choice: &Choice| match choice {
             Choice::Pass { op, .. } => Some(*op),
@@ -202,9 +226,12 @@ impl<'a> SizedRule<'a> {
         };
         let mut ops = choices.iter().filter_map(pending);
         let Some(first) = ops.next() else { return true };
-        // passing P over two axes with different operand sets: each set alone is linear, so fixing the one leaves the
-        // other linear (the sum over both axes separates) — true for products, and the same set is always fine
-        ops.all(|op| op == first)
+        // what is merged together stays together
+        let apart = |choice: &Choice| match choice {
+            Choice::Split { factor, .. } => self.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == *factor)),
+            _ => false,
+        };
+        ops.all(|op| op == first) && !(first.is_tuple() && choices.iter().any(apart))
     }
 
     /// How many points of the loop space the busiest rank walks.
@@ -239,31 +266,26 @@ fn subsets(items: &[usize]) -> Vec<Vec<usize>> {
         .collect()
 }
 
-/// Whether P(op) of `operands` passes the expression: it is an `op` of parts, each of which is non-decreasing in at
-/// most one of them.
+/// Whether P(op) of `operands` passes the expression: it is an `op` of parts, or a choice between parts by what is not
+/// P, and each part is non-decreasing in at most one of them.
 fn passes_extreme(expr: &Expr, op: Reduce, operands: &[usize]) -> bool {
     let joins = if op == Reduce::Max { Binary::Max } else { Binary::Min };
+    let of_set = |root: NodeId| -> Vec<usize> {
+        let part = Expr { nodes: expr.nodes.clone(), root }.pruned();
+        operands.iter().copied().filter(|n| part.reads(*n)).collect()
+    };
     let mut parts = vec![expr.root];
     let mut seen = Vec::new();
     while let Some(part) = parts.pop() {
         match expr.nodes[part as usize] {
             Node::Binary(join, a, b) if join == joins => parts.extend([a, b]),
-            _ => {
-                let leaf = Expr { nodes: expr.nodes.clone(), root: part }.pruned();
-                let of_set: Vec<usize> = operands.iter().copied().filter(|n| leaf.reads(*n)).collect();
-                match of_set[..] {
-                    [] => {}
-                    [n] if leaf.non_decreasing(n) && !hides_infinity(&leaf) => seen.push(n),
-                    _ => return false,
-                }
-            }
+            Node::Select(condition, a, b) if of_set(condition).is_empty() => parts.extend([a, b]),
+            _ => match of_set(part)[..] {
+                [] => {}
+                [n] if (Expr { nodes: expr.nodes.clone(), root: part }).non_decreasing(n, op) => seen.push(n),
+                _ => return false,
+            },
         }
     }
     operands.iter().all(|n| seen.contains(n))
-}
-
-/// Multiplying by a literal 0 would turn the identity of a maximum into a NaN.
-fn hides_infinity(expr: &Expr) -> bool {
-    expr.nodes.iter().any(|node| matches!(node, Node::Const(Real(value)) if *value == 0.0))
-        && expr.nodes.iter().any(|node| matches!(node, Node::Binary(Binary::Mul | Binary::Div, ..)))
 }

@@ -58,8 +58,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
     let seed = b.classed(Class::Loss, |b| b.map("seed", &[count_total], &[], None, (lit(1.0) / scale.clone()).expr()));
     b.end_phase(PhaseKind::Seed);
-    let gradients =
-        differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let gradients = differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
     let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
     let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
     b.graph.reports.push(("loss".into(), mean));

@@ -24,14 +24,7 @@ pub struct Train {
 impl Default for Train {
     /// What a model without a `train` section gets.
     fn default() -> Self {
-        Self {
-            optimizer: Optimizer::adamw(),
-            lr: 3e-4,
-            schedule: Schedule::Constant,
-            clip: Some(1.0),
-            batch: 8,
-            precision: DType::F32,
-        }
+        Self { optimizer: Optimizer::adamw(), lr: 3e-4, schedule: Schedule::Constant, clip: Some(1.0), batch: 8, precision: DType::F32 }
     }
 }
 

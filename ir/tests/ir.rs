@@ -4,8 +4,10 @@
 
 mod ir {
     mod boxing;
+    mod completeness;
     mod interpret;
     mod library;
+    mod operators;
     mod sample;
     mod sharded;
     mod support;

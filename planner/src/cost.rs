@@ -45,19 +45,6 @@ fn is_product(expr: &Expr) -> bool {
     operands == [0, 1]
 }
 
-/// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals an operand.
-pub fn looked_up(rule: &SizedRule<'_>) -> Option<usize> {
-    let expr = &rule.rule.expr;
-    let node = |id: u32| &expr.nodes[id as usize];
-    let Node::Select(condition, _, other) = node(expr.root) else { return None };
-    let Node::Const(Real(0.0)) = node(*other) else { return None };
-    let Node::Binary(partita_ir::scalar::Binary::Eq, a, b) = node(*condition) else { return None };
-    match (node(*a), node(*b)) {
-        (Node::Operand(_), Node::Index(factor)) | (Node::Index(factor), Node::Operand(_)) => Some(*factor),
-        _ => None,
-    }
-}
-
 /// Flops are `2 · points` for a matrix product. Bytes are those of the operands' and the result's local parts; of a
 /// table that is only looked up, those of the rows that are touched.
 pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature, mesh: &Mesh) -> Work {
@@ -65,7 +52,7 @@ pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature
     let dtype = |value| graph.value(value).ty.dtype;
     let result = rule.result_layout(signature).largest_shard(&rule.result, mesh);
     let mut bytes = dtype(node.result()).bytes(result) as f64;
-    let lookup = looked_up(rule);
+    let lookup = rule.looked_up();
     for (n, operand) in node.operands.iter().enumerate() {
         let walks_lookup = lookup.is_some_and(|factor| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|t| t.factor == factor)));
         let held = rule.operand_layout(n, signature).largest_shard(&rule.operands[n], mesh);

@@ -24,7 +24,8 @@ fn mesh(sizes: &[u64]) -> Mesh {
 fn shares(dims: &[u64], op: Reduce, plain_only: bool) -> Vec<Share> {
     let mut shares = vec![Share::Broadcast, Share::Partial(op)];
     for (dim, &size) in dims.iter().enumerate() {
-        let mut add = |size: u64, inner: u64, partition: Partition| shares.push(Share::Split(Split { dim, size, inner, depth: 0, partition }));
+        let mut add =
+            |size: u64, inner: u64, partition: Partition| shares.push(Share::Split(Split { dim, size, inner, depth: 0, partition }));
         add(size, 1, Partition::Balanced);
         if plain_only {
             continue;
@@ -100,11 +101,8 @@ fn perform(shape: &Shape<'_>, step: &Step, before: &Sharded) -> Result<Sharded, 
         let target = step.to.shard(shape.dims, mesh, &at);
         let places: BTreeMap<usize, usize> = elements(shape.dims, &target).into_iter().enumerate().map(|(n, at)| (at, n)).collect();
         let local: Vec<u64> = target.iter().map(|held| count(held)).collect();
-        let mut out = if merges || becomes {
-            identity(op.expect("something is pending"), local)
-        } else {
-            Tensor::from_fn(local, |_| f64::NAN)
-        };
+        let mut out =
+            if merges || becomes { identity(op.expect("something is pending"), local) } else { Tensor::from_fn(local, |_| f64::NAN) };
         let mut seen = vec![0u32; out.data.len()];
         let group = mesh.group(rank, &step.axes);
         for pull in shape.pulls(step, rank, 0) {
@@ -116,7 +114,9 @@ fn perform(shape: &Shape<'_>, step: &Step, before: &Sharded) -> Result<Sharded, 
             let region = elements(shape.dims, &pull.region);
             let unit = if merges { row(op.expect("something is pending"), shape.dims) } else { 1 };
             for chunk in region.chunks(unit.max(1)) {
-                let index = |at: &usize, of: &BTreeMap<usize, usize>| of.get(at).copied().ok_or(format!("rank {rank} pulls an element that is not there"));
+                let index = |at: &usize, of: &BTreeMap<usize, usize>| {
+                    of.get(at).copied().ok_or(format!("rank {rank} pulls an element that is not there"))
+                };
                 let mut kept = Vec::new();
                 let mut came = Vec::new();
                 for at in chunk {
@@ -241,7 +241,8 @@ fn counts(shape: &Shape<'_>, step: &Step) -> Result<(), String> {
     if step.kind.is_local() {
         return if received == 0.0 && most == 0.0 { Ok(()) } else { Err("a local step moves something".into()) };
     }
-    let same = |a: f64, b: f64, what: &str| if (a - b).abs() <= 1e-9 * (1.0 + b.abs()) { Ok(()) } else { Err(format!("{what}: {a}, not {b}")) };
+    let same =
+        |a: f64, b: f64, what: &str| if (a - b).abs() <= 1e-9 * (1.0 + b.abs()) { Ok(()) } else { Err(format!("{what}: {a}, not {b}")) };
     if step.kind == StepKind::Exchange {
         return same(received, most, "an exchange");
     }
@@ -285,7 +286,8 @@ fn every_pair_of_layouts_has_a_boxing() {
     for p in [2, 3, 4, 5] {
         let mesh = mesh(&[p]);
         for n in 1..=7u64 {
-            for (dims, op) in [vec![n], vec![n, 8 - n], vec![n, 3, 2]].into_iter().flat_map(|dims| OPS.map(|op| (with_row(&dims, op), op))) {
+            for (dims, op) in [vec![n], vec![n, 8 - n], vec![n, 3, 2]].into_iter().flat_map(|dims| OPS.map(|op| (with_row(&dims, op), op)))
+            {
                 all_pairs(&dims, &mesh, &shares(&dims, op, false), 1, &mut coverage, &mut dice);
             }
         }
@@ -297,7 +299,14 @@ fn every_pair_of_layouts_has_a_boxing() {
             for (m, op) in OPS.into_iter().enumerate() {
                 if op == Reduce::Sum || (n + m) % 3 == 0 {
                     let dims = with_row(&dims, op);
-                    all_pairs(&dims, &mesh, &shares(&dims, op, dims.len() > 2), if dims.len() > 1 { 7 } else { 1 }, &mut coverage, &mut dice);
+                    all_pairs(
+                        &dims,
+                        &mesh,
+                        &shares(&dims, op, dims.len() > 2),
+                        if dims.len() > 1 { 7 } else { 1 },
+                        &mut coverage,
+                        &mut dice,
+                    );
                 }
             }
         }

@@ -37,7 +37,8 @@ impl Dice {
 /// The global indices of a shard's elements in order.
 pub fn elements(shape: &[u64], shard: &[Intervals]) -> Vec<usize> {
     shape.iter().zip(shard).fold(vec![0], |so_far, (size, held)| {
-        let inside = |before: usize| held.iter().flat_map(|(start, end)| *start..*end).map(move |index| before * *size as usize + index as usize);
+        let inside =
+            |before: usize| held.iter().flat_map(|(start, end)| *start..*end).map(move |index| before * *size as usize + index as usize);
         so_far.into_iter().flat_map(inside).collect()
     })
 }

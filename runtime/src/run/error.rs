@@ -106,7 +106,9 @@ impl RunError {
             RunError::Program(_) => "compile the model again; a program is not to be edited by hand",
             RunError::Memory { .. } => "compile for fewer ranks or with a smaller batch, `--pin recompute=full` or `--pin zero=3`",
             RunError::NothingToResume { .. } => "leave out `--resume` to begin anew",
-            RunError::Occupied { .. } => "go on from it with `--resume`, or give another directory: a new run would mix its steps with those",
+            RunError::Occupied { .. } => {
+                "go on from it with `--resume`, or give another directory: a new run would mix its steps with those"
+            }
             RunError::Store(StoreError::Incompatible { .. }) => {
                 "give the seed and the model of that run, or another directory; the number of ranks and the plan may differ"
             }
@@ -114,7 +116,9 @@ impl RunError {
                 "the file must come from a model with the same settings (`--set`)"
             }
             RunError::Store(StoreError::Corrupt { .. }) => "take another copy of the file, or write it again",
-            RunError::Data(DataError::OutsideVocabulary { .. }) => "tokenise with the model's vocabulary, or compile with a larger `--set vocab=…`",
+            RunError::Data(DataError::OutsideVocabulary { .. }) => {
+                "tokenise with the model's vocabulary, or compile with a larger `--set vocab=…`"
+            }
             RunError::Data(DataError::NoSamples { .. }) => "compile a model with other settings",
             _ => return None,
         })

@@ -62,7 +62,17 @@ impl Rank<'_> {
         let Some(acts) = self.prepared.sections.get(&(phase, micro)) else { return Ok(()) };
         for (at, act) in acts.iter().enumerate() {
             let started = self.profile.is_some().then(std::time::Instant::now);
-            let received = perform(act, &self.arena, &self.scratch, &self.pool, self.communicator, self.data, self.view.program.batch, self.seed, step)?;
+            let received = perform(
+                act,
+                &self.arena,
+                &self.scratch,
+                &self.pool,
+                self.communicator,
+                self.data,
+                self.view.program.batch,
+                self.seed,
+                step,
+            )?;
             if let Some((kind, bytes)) = received {
                 *self.received.entry(kind).or_default() += bytes;
             }
@@ -168,7 +178,8 @@ fn add(source: &[u8], target: &mut [u8], dtype: DType) {
             to.copy_from_slice(&sum.to_ne_bytes());
         }),
         DType::I32 => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {
-            let sum = i32::from_ne_bytes(to.try_into().expect("4 bytes")).wrapping_add(i32::from_ne_bytes(from.try_into().expect("4 bytes")));
+            let sum =
+                i32::from_ne_bytes(to.try_into().expect("4 bytes")).wrapping_add(i32::from_ne_bytes(from.try_into().expect("4 bytes")));
             to.copy_from_slice(&sum.to_ne_bytes());
         }),
         _ => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {

@@ -125,6 +125,7 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     let mut first = 0;
     let mut state = None;
     if let Some(folder) = &options.checkpoint {
+        std::fs::create_dir_all(folder).map_err(|source| StoreError::Io { action: "make the directory", path: folder.clone(), source })?;
         can_write(&folder.join("step"))?;
     }
     if let (Some(folder), false) = (&options.checkpoint, options.resume) {
@@ -135,7 +136,8 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     if let (Some(folder), true) = (&options.checkpoint, options.resume) {
         let found = latest(folder)?;
         summary.damaged = found.damaged.iter().map(|(_, error)| error.to_string()).collect();
-        let checkpoint = found.checkpoint.ok_or_else(|| RunError::NothingToResume { folder: folder.clone(), damaged: summary.damaged.clone() })?;
+        let checkpoint =
+            found.checkpoint.ok_or_else(|| RunError::NothingToResume { folder: folder.clone(), damaged: summary.damaged.clone() })?;
         checkpoint.check(options.seed, &program.model, &everything)?;
         first = checkpoint.meta.step;
         state = Some(checkpoint.state);
@@ -149,7 +151,19 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     let world = communicators[0].world().clone();
     let (sender, receiver) = mpsc::channel();
     let errors: Mutex<Vec<(usize, RunError)>> = Mutex::default();
-    let shared = Shared { program, options, data: &data, everything: &everything, first, init: init.as_ref(), state: state.as_ref(), ranks, threads, writer: Mutex::new(None), gathered: Mutex::default() };
+    let shared = Shared {
+        program,
+        options,
+        data: &data,
+        everything: &everything,
+        first,
+        init: init.as_ref(),
+        state: state.as_ref(),
+        ranks,
+        threads,
+        writer: Mutex::new(None),
+        gathered: Mutex::default(),
+    };
     std::thread::scope(|scope| {
         for communicator in communicators {
             let (sender, shared, errors, world) = (sender.clone(), &shared, &errors, world.clone());
@@ -338,7 +352,8 @@ impl Shared<'_> {
             let begin = || Writer::create(path, &leaf::declared(self.program, false)).map(Output::File);
             self.write(&worker, &everyone, false, &begin)?;
         }
-        let profile = worker.profile.take().unwrap_or_default().into_iter().map(|(name, (seconds, calls))| (name, seconds, calls)).collect();
+        let profile =
+            worker.profile.take().unwrap_or_default().into_iter().map(|(name, (seconds, calls))| (name, seconds, calls)).collect();
         let done = Message::Done { rank, scratch: scratch as u64, flops, profile, messages: communicator.message_bytes() };
         let _ = sender.send(done);
         Ok(())
@@ -388,7 +403,8 @@ impl Shared<'_> {
             };
             let mut gathered = self.gathered.lock().expect("no rank panics while it holds this");
             let base = name.split(".grad").next().unwrap_or(name).to_owned();
-            let entry = gathered.entry(base).or_insert_with(|| (buffer.shape.clone(), vec![0.0; buffer.shape.iter().product::<u64>() as usize]));
+            let entry =
+                gathered.entry(base).or_insert_with(|| (buffer.shape.clone(), vec![0.0; buffer.shape.iter().product::<u64>() as usize]));
             let mut at = 0;
             leaf::each_index(&buffer.shape, &shard, &mut |element| {
                 entry.1[element as usize] += values[at];

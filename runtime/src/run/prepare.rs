@@ -205,12 +205,9 @@ fn act(
             accumulate: *accumulate && moment > 0,
         },
         Instruction::Box { boxing, from, to } => boxing_act(view, communicator, &view.program.boxings[*boxing], *from, *to, moment)?,
-        Instruction::Copy { from, to, accumulate } => Act::Copy {
-            from: place(*from),
-            to: place(*to),
-            dtype: view.role.buffers[*from].dtype,
-            accumulate: *accumulate && moment > 0,
-        },
+        Instruction::Copy { from, to, accumulate } => {
+            Act::Copy { from: place(*from), to: place(*to), dtype: view.role.buffers[*from].dtype, accumulate: *accumulate && moment > 0 }
+        }
         Instruction::Load { buffer, source } => {
             let mut shard = view.shard(*buffer, moment).into_iter();
             let (samples, positions) = (shard.next().unwrap_or_default(), shard.next().unwrap_or_default());
@@ -247,12 +244,7 @@ pub fn extents(view: &View<'_>, kernel: usize, moment: u64) -> Vec<Extent> {
         .collect()
 }
 
-fn kernel_at(
-    view: &View<'_>,
-    kernel: usize,
-    moment: u64,
-    kernels: &mut BTreeMap<(usize, Vec<Intervals>), Arc<Kernel>>,
-) -> Arc<Kernel> {
+fn kernel_at(view: &View<'_>, kernel: usize, moment: u64, kernels: &mut BTreeMap<(usize, Vec<Intervals>), Arc<Kernel>>) -> Arc<Kernel> {
     let spec = &view.program.kernels[kernel];
     let mut extents = extents(view, kernel, moment);
     // where a factor's indices do not matter, shards of one size share a kernel
@@ -303,8 +295,12 @@ fn boxing_act(
         return Ok(Act::AllReduce { group, op, dtype: spec.dtype, row, place: view.place(to, moment), kind: step.kind });
     }
     let shape = Shape { dims: &spec.shape, mesh };
-    let merges = step.axes.iter().any(|axis| matches!((step.from.0[*axis], step.to.0[*axis]), (Share::Partial(_), other) if !matches!(other, Share::Partial(_))));
-    let becomes_partial = step.axes.iter().any(|axis| matches!(step.to.0[*axis], Share::Partial(_)) && step.from.0[*axis] != step.to.0[*axis]);
+    let merges = step
+        .axes
+        .iter()
+        .any(|axis| matches!((step.from.0[*axis], step.to.0[*axis]), (Share::Partial(_), other) if !matches!(other, Share::Partial(_))));
+    let becomes_partial =
+        step.axes.iter().any(|axis| matches!(step.to.0[*axis], Share::Partial(_)) && step.from.0[*axis] != step.to.0[*axis]);
     let here = step.to.shard(&spec.shape, mesh, &mesh.coordinates(view.rank, moment));
     let pulls: Vec<Pull> = shape
         .pulls(step, view.rank, moment)
@@ -349,13 +345,16 @@ fn copy_boxes(source: &[Intervals], target: &[Intervals], region: &[Intervals]) 
                 let before: u64 = shard.iter().map(|(start, end)| end.min(&index).saturating_sub(*start)).sum();
                 before
             };
-            wanted
-                .iter()
-                .map(|(start, end)| (position(&source[dim], *start), position(&target[dim], *start), end - start))
-                .collect()
+            wanted.iter().map(|(start, end)| (position(&source[dim], *start), position(&target[dim], *start), end - start)).collect()
         })
         .collect();
-    let mut boxes = vec![CopyBox { source_offset: 0, target_offset: 0, sizes: Vec::new(), source_strides: source_strides.clone(), target_strides: target_strides.clone() }];
+    let mut boxes = vec![CopyBox {
+        source_offset: 0,
+        target_offset: 0,
+        sizes: Vec::new(),
+        source_strides: source_strides.clone(),
+        target_strides: target_strides.clone(),
+    }];
     for (dim, runs) in runs.iter().enumerate() {
         boxes = boxes
             .into_iter()

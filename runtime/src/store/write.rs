@@ -116,15 +116,11 @@ impl Drop for Writer {
     }
 }
 
-/// Whether a file can be put in place of `path` later: an error now costs less than one after hours of training. The
-/// directory is made if it is not there.
+/// Whether a file can be put in place of `path` later: an error now costs less than one after hours of training.
 pub fn can_write(path: &Path) -> Result<(), StoreError> {
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is there, and no regular file");
         return Err(StoreError::io("write", path)(source));
-    }
-    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-        std::fs::create_dir_all(folder).map_err(StoreError::io("make the directory", folder))?;
     }
     let Some(name) = path.file_name() else {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no file");

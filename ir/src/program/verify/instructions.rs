@@ -56,7 +56,8 @@ fn one(
                 report.check(fits, Code::Operands, at, || mismatch(held, &format!("operand {n}"), spec.operands[n], shape));
             }
             let held = buffer(*result);
-            let shape: Vec<u64> = spec.rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).product()).collect();
+            let shape: Vec<u64> =
+                spec.rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).product()).collect();
             let fits = held.dtype == spec.compute && held.shape == shape && fitting.fits(shards, *kernel, None, held);
             report.check(fits, Code::Operands, at, || mismatch(held, "its result", spec.compute, &shape));
             let in_place = operands.iter().enumerate().filter(|(_, operand)| *operand == result);
@@ -72,9 +73,7 @@ fn one(
                 let fits = held.dtype == spec.dtype
                     && held.shape == spec.shape
                     && (held.layout == *layout || shards.of_buffer(held) == shards.of(layout, &spec.shape));
-                report.check(fits, Code::Boxed, at, || {
-                    mismatch(held, &format!("its side in layout {layout}"), spec.dtype, &spec.shape)
-                });
+                report.check(fits, Code::Boxed, at, || mismatch(held, &format!("its side in layout {layout}"), spec.dtype, &spec.shape));
             }
             let in_place = spec.step.kind == StepKind::AllReduce;
             report.check((from == to) == in_place, Code::Boxed, at, || {
@@ -98,7 +97,10 @@ fn one(
 }
 
 fn mismatch(held: &Buffer, what: &str, dtype: DType, shape: &[u64]) -> String {
-    format!("`{}` is {} {:?} in layout {}, and {what} is {dtype} {shape:?} in another or other shards", held.name, held.dtype, held.shape, held.layout)
+    format!(
+        "`{}` is {} {:?} in layout {}, and {what} is {dtype} {shape:?} in another or other shards",
+        held.name, held.dtype, held.shape, held.layout
+    )
 }
 
 /// Whether buffers hold what kernels walk, looked up once for each kernel, operand and layout.
@@ -123,9 +125,11 @@ impl Fitting<'_> {
         let held = shards.of_buffer(buffer);
         let fits = access.iter().zip(&buffer.shape).enumerate().all(|(dim, (access, size))| {
             let exact = access.is_exact(*size, &sizes);
-            walked.iter().zip(held.iter()).all(|(walked, held)| {
-                if exact { walks(access, walked, held, dim) } else { count(&held[dim]) == *size }
-            })
+            walked.iter().zip(held.iter()).all(
+                |(walked, held)| {
+                    if exact { walks(access, walked, held, dim) } else { count(&held[dim]) == *size }
+                },
+            )
         });
         if fits {
             self.known.insert(key);
@@ -165,7 +169,7 @@ fn leaves(report: &mut Report<'_>, role: &Role) {
         let at = || format!("stage {}, leaf `{}`", role.stage, leaf.name);
         let held = &role.buffers[leaf.buffer];
         let timely = held.layout.0.iter().zip(&report.program.mesh.axes).all(|(share, axis)| !axis.time || *share == Share::Broadcast);
-        let fits = matches!(held.dtype, DType::F32 | DType::F64)
+        let fits = held.dtype.is_float()
             && held.region == Region::Lasting
             && !pending(held)
             && timely
@@ -178,14 +182,17 @@ fn leaves(report: &mut Report<'_>, role: &Role) {
     }
     for (name, id) in &role.reports {
         let held = &role.buffers[*id];
-        let fits = matches!(held.dtype, DType::F32 | DType::F64) && held.shape.is_empty();
-        report.check(fits, Code::Report, || format!("stage {}, report `{name}`", role.stage), || {
-            format!("`{}` is {} {:?} in layout {}", held.name, held.dtype, held.shape, held.layout)
-        });
+        let fits = held.dtype.is_float() && held.shape.is_empty();
+        report.check(
+            fits,
+            Code::Report,
+            || format!("stage {}, report `{name}`", role.stage),
+            || format!("`{}` is {} {:?} in layout {}", held.name, held.dtype, held.shape, held.layout),
+        );
     }
     for (name, id) in &role.gradients {
         let held = &role.buffers[*id];
-        let fits = matches!(held.dtype, DType::F32 | DType::F64);
+        let fits = held.dtype.is_float();
         report.check(fits, Code::Report, || format!("stage {}, gradient `{name}`", role.stage), || format!("it is {}", held.dtype));
     }
 }
@@ -202,9 +209,15 @@ fn owners(report: &mut Report<'_>) {
     for (name, holders) in seen {
         let owners = holders.iter().filter(|holder| holder.1).count();
         let alike = holders.iter().all(|holder| (holder.2, holder.3) == (holders[0].2, holders[0].3));
-        report.check(owners == 1 && alike, Code::Owner, || format!("leaf `{name}`"), || {
-            let shown: Vec<String> = holders.iter().map(|(stage, _, dtype, shape)| format!("{dtype} {shape:?} on stage {stage}")).collect();
-            format!("{owners} stages own it: {}", shown.join(", "))
-        });
+        report.check(
+            owners == 1 && alike,
+            Code::Owner,
+            || format!("leaf `{name}`"),
+            || {
+                let shown: Vec<String> =
+                    holders.iter().map(|(stage, _, dtype, shape)| format!("{dtype} {shape:?} on stage {stage}")).collect();
+                format!("{owners} stages own it: {}", shown.join(", "))
+            },
+        );
     }
 }

@@ -49,7 +49,10 @@ fn sizes(report: &mut Report<'_>, shards: &mut Shards<'_>, role: &Role) {
         let aligned = buffer.offset % LINE == 0 && role.saved_stride % LINE == 0;
         report.check(aligned && end.is_some_and(|end| end <= role.arena_bytes), Code::Arena, at, || {
             let copies = copies(role, buffer.region);
-            format!("{copies} × {} bytes at {} do not lie on lines of {LINE} in an arena of {}", buffer.bytes, buffer.offset, role.arena_bytes)
+            format!(
+                "{copies} × {} bytes at {} do not lie on lines of {LINE} in an arena of {}",
+                buffer.bytes, buffer.offset, role.arena_bytes
+            )
         });
     }
 }
@@ -70,10 +73,15 @@ fn regions(report: &mut Report<'_>, role: &Role) {
             Region::Saved => seen.iter().all(|phase| matches!(phase, PhaseKind::Forward | PhaseKind::Backward)),
             Region::Passing => seen.len() == 1,
         };
-        report.check(fits, Code::Region, || format!("stage {}, buffer {id} `{}`", role.stage, buffer.name), || {
-            let words: Vec<&str> = seen.iter().map(|phase| phase.word()).collect();
-            format!("it is {:?} and used in {}", buffer.region, words.join(", "))
-        });
+        report.check(
+            fits,
+            Code::Region,
+            || format!("stage {}, buffer {id} `{}`", role.stage, buffer.name),
+            || {
+                let words: Vec<&str> = seen.iter().map(|phase| phase.word()).collect();
+                format!("it is {:?} and used in {}", buffer.region, words.join(", "))
+            },
+        );
     }
 }
 
@@ -98,9 +106,12 @@ fn written(report: &mut Report<'_>, role: &Role) {
     }
     for id in outside(role).into_iter().filter(|id| !full.contains(id)) {
         let name = &role.buffers[id].name;
-        report.check(false, Code::Unwritten, || format!("stage {}", role.stage), || {
-            format!("buffer {id} `{name}` is read after the step and nothing writes it")
-        });
+        report.check(
+            false,
+            Code::Unwritten,
+            || format!("stage {}", role.stage),
+            || format!("buffer {id} `{name}` is read after the step and nothing writes it"),
+        );
     }
 }
 
@@ -121,9 +132,12 @@ fn overlaps(report: &mut Report<'_>, role: &Role) {
             let together = a.from <= b.to && b.from <= a.to && a.id != b.id;
             if together {
                 let name = |id: BufferId| format!("{id} `{}`", role.buffers[id].name);
-                report.check(false, Code::Overlap, || format!("stage {}", role.stage), || {
-                    format!("buffers {} and {} are alive together at byte {}", name(a.id), name(b.id), b.start)
-                });
+                report.check(
+                    false,
+                    Code::Overlap,
+                    || format!("stage {}", role.stage),
+                    || format!("buffers {} and {} are alive together at byte {}", name(a.id), name(b.id), b.start),
+                );
             }
         }
     }

@@ -45,9 +45,7 @@ fn turns(report: &mut Report<'_>, role: &Role) {
     }
     let all = report.program.micro_batches;
     let done = forward.len() as u64 == all && backward.len() as u64 == all;
-    report.check(done, Code::Turns, at, || {
-        format!("{} of {all} micro-batches go forward and {} backward", forward.len(), backward.len())
-    });
+    report.check(done, Code::Turns, at, || format!("{} of {all} micro-batches go forward and {} backward", forward.len(), backward.len()));
 }
 
 fn peers(report: &mut Report<'_>, role: &Role) {
@@ -130,22 +128,30 @@ fn messages(report: &mut Report<'_>, shards: &mut Shards<'_>) {
     for (stage, script) in scripts.iter().enumerate() {
         if let Some(stuck) = script.get(next[stage]) {
             let (action, word) = if stuck.sends { ("send to", "full") } else { ("receive from", "empty") };
-            report.check(false, Code::Deadlock, || format!("stage {stage}"), || {
-                format!(
-                    "in {} of micro-batch {} it waits for ever to {action} stage {} on channel {}, which stays {word}",
-                    stuck.phase.word(),
-                    stuck.moment,
-                    stuck.peer,
-                    stuck.channel
-                )
-            });
+            report.check(
+                false,
+                Code::Deadlock,
+                || format!("stage {stage}"),
+                || {
+                    format!(
+                        "in {} of micro-batch {} it waits for ever to {action} stage {} on channel {}, which stays {word}",
+                        stuck.phase.word(),
+                        stuck.moment,
+                        stuck.peer,
+                        stuck.channel
+                    )
+                },
+            );
         }
     }
     if next.iter().zip(&scripts).all(|(next, script)| *next == script.len()) {
         for ((from, to, channel), queue) in queues.iter().filter(|(_, queue)| !queue.is_empty()) {
-            report.check(false, Code::Message, || format!("stage {from}"), || {
-                format!("{} messages to stage {to} on channel {channel} are never received", queue.len())
-            });
+            report.check(
+                false,
+                Code::Message,
+                || format!("stage {from}"),
+                || format!("{} messages to stage {to} on channel {channel} are never received", queue.len()),
+            );
         }
     }
 }
@@ -158,15 +164,20 @@ fn received(report: &mut Report<'_>, shards: &mut Shards<'_>, stage: u64, sent: 
         && source.shape == target.shape
         && (source.layout == target.layout || shards.of_buffer(source) == shards.of_buffer(target));
     let timely = sent.phase == wanted.phase && sent.moment == wanted.moment;
-    report.check(same && timely, Code::Message, || format!("stage {stage}"), || {
-        format!(
-            "`{}` of {} of micro-batch {} is received as `{}` of {} of micro-batch {}, of another type, shape, layout or time",
-            source.name,
-            sent.phase.word(),
-            sent.moment,
-            target.name,
-            wanted.phase.word(),
-            wanted.moment
-        )
-    });
+    report.check(
+        same && timely,
+        Code::Message,
+        || format!("stage {stage}"),
+        || {
+            format!(
+                "`{}` of {} of micro-batch {} is received as `{}` of {} of micro-batch {}, of another type, shape, layout or time",
+                source.name,
+                sent.phase.word(),
+                sent.moment,
+                target.name,
+                wanted.phase.word(),
+                wanted.moment
+            )
+        },
+    );
 }

@@ -23,6 +23,7 @@ pub(super) fn check(report: &mut Report<'_>, shards: &Shards<'_>) {
 }
 
 fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
+    let precision = report.program.precision;
     let (rule, operands) = (&spec.rule, spec.rule.operands.len());
     let lists = rule.factors.len() == spec.factors.len() && operands == spec.operands.len() && operands == spec.shapes.len();
     let text = || {
@@ -32,9 +33,10 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
     if !report.check(lists, Code::Kernel, at, text) {
         return;
     }
-    let stored = spec.operands.iter().all(|dtype| matches!(dtype, DType::F32 | DType::F64 | DType::I32));
-    report.check(stored && matches!(spec.compute, DType::F32 | DType::F64), Code::KernelType, at, || {
-        format!("it computes in {} from {:?}", spec.compute, spec.operands)
+    let stored = |dtype: &DType| matches!(dtype, DType::F32 | DType::F64 | DType::I32) || *dtype == precision;
+    let computed = spec.compute.is_float() && stored(&spec.compute);
+    report.check(computed && spec.operands.iter().all(stored), Code::KernelType, at, || {
+        format!("it computes in {} from {:?}, and the program in {precision}", spec.compute, spec.operands)
     });
     for violation in verify(&alone(spec)) {
         // the operands are made up, so only what is said of the operator and its loop counts
@@ -47,12 +49,13 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
         let Some((factor, _)) = split else { continue };
         let once = spec.order.iter().filter(|other| **other == axis).count() == 1;
         let sizes = |factor: usize| spec.factors.get(factor).copied().unwrap_or(0);
-        let whole = rule.operands.iter().zip(&spec.shapes).flat_map(|(access, shape)| access.iter().zip(shape)).any(|(dim, size)| {
-            dim.terms.iter().any(|term| term.factor == *factor) && !dim.is_exact(*size, &sizes)
-        });
-        report.check(once && !whole, Code::KernelSplit, at, || {
-            format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name)
-        });
+        let whole = rule
+            .operands
+            .iter()
+            .zip(&spec.shapes)
+            .flat_map(|(access, shape)| access.iter().zip(shape))
+            .any(|(dim, size)| dim.terms.iter().any(|term| term.factor == *factor) && !dim.is_exact(*size, &sizes));
+        report.check(once && !whole, Code::KernelSplit, at, || format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name));
     }
 }
 
@@ -101,7 +104,8 @@ fn boxing(report: &mut Report<'_>, shards: &Shards<'_>, at: &dyn Fn() -> String,
     let mut ops: Vec<Reduce> = step.from.0.iter().chain(&step.to.0).filter_map(pending).collect();
     ops.dedup();
     report.check(ops.len() <= 1, Code::Boxing, at, || format!("from {} to {} mixes reductions", step.from, step.to));
-    let stored = matches!(spec.dtype, DType::F32 | DType::F64) || (spec.dtype == DType::I32 && ops.is_empty());
+    let float = matches!(spec.dtype, DType::F32 | DType::F64) || (spec.dtype.is_float() && spec.dtype == report.program.precision);
+    let stored = float || (spec.dtype == DType::I32 && ops.is_empty());
     report.check(stored, Code::Boxing, at, || format!("it moves {} in layouts {} and {}", spec.dtype, step.from, step.to));
     if ops.first().is_some_and(|op| op.is_tuple()) {
         let last = spec.shape.len().wrapping_sub(1);
@@ -130,7 +134,9 @@ fn boxing(report: &mut Report<'_>, shards: &Shards<'_>, at: &dyn Fn() -> String,
         let becomes_pending = step.to.0.iter().zip(&step.from.0).any(|(to, from)| pending(to).is_some() && from != to);
         report.check(outside.is_none(), Code::Boxing, at, || format!("rank {rank} of a stage would need data of ranks outside {group:?}"));
         let fed = found >= target || becomes_pending;
-        if outside.is_some() || !report.check(fed, Code::Boxing, at, || format!("rank {rank} of a stage finds {found} of {target} elements")) {
+        if outside.is_some()
+            || !report.check(fed, Code::Boxing, at, || format!("rank {rank} of a stage finds {found} of {target} elements"))
+        {
             return;
         }
     }

@@ -1,0 +1,162 @@
+//! Every plan gives the losses of one rank, with dropout on.
+
+use crate::support::{Setting, Work, losses};
+
+/// The most that losses may differ by, relative. Orders of summation differ, so they are seldom equal to the bit.
+const TOLERANCE: f64 = 1e-4;
+const STEPS: u64 = 4;
+
+/// Fails where losses differ by more than the tolerance.
+pub fn assert_same_losses(what: &str, expected: &[f64], found: &[f64]) {
+    assert_eq!(expected.len(), found.len(), "{what}");
+    for (step, (a, b)) in expected.iter().zip(found).enumerate() {
+        assert!((a - b).abs() <= TOLERANCE * a.abs(), "{what}: step {} has loss {b}, one rank {a}", step + 1);
+    }
+}
+
+/// Trains a setting on one rank, and under each of the pins on as many ranks as they multiply to.
+fn agree(setting: &Setting, pins: &[&str]) {
+    let work = Work::new();
+    let of = |ranks| Setting { ranks, ..setting.clone() };
+    let single = losses(&work.run(&work.compile("single", &of(1), ""), STEPS, &[]));
+    for pins in pins {
+        let directory = work.compile("plan", &of(ranks(pins)), pins);
+        let found = losses(&work.run(&directory, STEPS, &[]));
+        assert_same_losses(&format!("{} {:?} {pins}", setting.model, setting.set), &single, &found);
+    }
+}
+
+/// The product of the degrees in some pins.
+fn ranks(pins: &str) -> u64 {
+    let degrees = pins.split(',').filter_map(|pin| pin.split_once('='));
+    degrees.filter(|(name, _)| ["dp", "tp", "cp", "pp"].contains(name)).map(|(_, n)| n.parse::<u64>().unwrap()).product()
+}
+
+/// Each of the pins with every ZeRO stage and recompute setting that means something there.
+fn varied(pins: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    for pins in pins {
+        let shards = pins.contains("dp=") || pins.contains("cp=");
+        for zero in [0, 1, 3].into_iter().filter(|zero| shards || *zero == 0) {
+            for recompute in ["none", "full"] {
+                all.push(format!("{pins},zero={zero},recompute={recompute}"));
+            }
+        }
+    }
+    all
+}
+
+fn gpt_agrees(pins: &[&str]) {
+    let all = varied(pins);
+    agree(&Setting::gpt(1), &all.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn gpt_over_data_ranks() {
+    gpt_agrees(&["dp=2", "dp=3", "dp=4"]);
+}
+
+#[test]
+fn gpt_over_tensor_ranks() {
+    gpt_agrees(&["tp=4", "tp=4,sp=true", "tp=4,sp=false", "tp=3", "dp=2,tp=2"]);
+}
+
+#[test]
+fn gpt_over_sequence_and_stages() {
+    gpt_agrees(&["cp=2", "pp=2,mbs=1", "pp=4,mbs=1", "pp=3,mbs=1"]);
+}
+
+#[test]
+fn gpt_over_everything() {
+    gpt_agrees(&["pp=2,dp=2,tp=2,mbs=1"]);
+    agree(
+        &Setting::gpt(1),
+        &["dp=8,zero=1", "tp=8", "dp=4,tp=2,zero=2", "cp=2,tp=2,dp=2", "cp=4", "cp=8", "pp=2,cp=2,mbs=2", "tp=4,recompute=selective"],
+    );
+}
+
+#[test]
+fn llama_with_fewer_key_heads_than_tensor_ranks() {
+    let llama = Setting::new("llama", 1, &["hidden=64", "seq=64", "dropout=0.1", "heads=8", "kv_heads=2", "layers=2"]);
+    agree(
+        &llama,
+        &["tp=4", "tp=2", "tp=8", "dp=2", "dp=2,tp=2,zero=3", "cp=2", "pp=2,mbs=2,tp=2", "tp=4,sp=false", "tp=4,sp=true,recompute=full"],
+    );
+}
+
+#[test]
+fn mlp() {
+    let mlp = Setting::new("mlp", 1, &["dropout=0.1"]);
+    agree(&mlp, &["dp=4", "tp=4", "tp=2,dp=2", "pp=2,mbs=4", "cp=2", "tp=3", "dp=2,zero=3,recompute=full"]);
+}
+
+#[test]
+fn gpipe() {
+    agree(
+        &Setting::gpt(1),
+        &["pp=2,mbs=1,schedule=gpipe", "pp=4,mbs=2,schedule=gpipe", "pp=2,dp=2,mbs=1,schedule=gpipe,zero=1,recompute=full"],
+    );
+}
+
+/// 8 over 3 is 3, 3, 2, and with one sequence a micro-batch the last rank's last one is empty.
+#[test]
+fn batches_that_do_not_divide() {
+    agree(&Setting::gpt(1), &["dp=3,mbs=1", "dp=3,mbs=2", "dp=3,mbs=1,zero=3", "pp=3,mbs=3"]);
+    agree(&Setting::gpt(1).with(&["batch=7"]), &["dp=2,mbs=2", "dp=4,mbs=1", "dp=8", "dp=2,pp=2,mbs=1", "dp=3,mbs=1"]);
+    // fewer samples than ranks
+    agree(&Setting::gpt(1).with(&["batch=3"]), &["dp=4", "dp=8,zero=1", "dp=2,mbs=1"]);
+}
+
+#[test]
+fn layers_heads_and_axes_that_do_not_divide() {
+    agree(&Setting::gpt(1).with(&["layers=5"]), &["pp=2,mbs=2", "pp=3,mbs=2", "pp=4,mbs=4"]);
+    let odd = Setting::new("gpt", 1, &["hidden=60", "heads=5", "ffn=70", "vocab=97", "seq=50", "dropout=0.1", "layers=2"]);
+    agree(&odd, &["tp=4", "tp=3", "cp=3", "dp=2,tp=2,zero=3", "tp=8"]);
+}
+
+#[test]
+fn splits_that_are_even_where_they_must_be() {
+    let work = Work::new();
+    let single = losses(&work.run(&work.compile("single", &Setting::gpt(1), ""), STEPS, &[]));
+    for pins in ["dp=4", "tp=4", "dp=2,tp=2", "cp=2,dp=2"] {
+        let four = Setting::gpt(4);
+        let out = work.arg("even");
+        crate::support::done(&four.arguments("compile", &["--pin", pins, "--even", "-o", &out, "-q"]));
+        assert_same_losses(pins, &single, &losses(&work.run(&out, STEPS, &[])));
+    }
+}
+
+/// The same plan and seed twice, and another number of threads' worth of noise in between, give the same bits.
+#[test]
+fn a_run_repeats_to_the_bit() {
+    let work = Work::new();
+    for pins in ["dp=2,tp=2,zero=1", "pp=2,dp=2,mbs=1"] {
+        let directory = work.compile("plan", &Setting::gpt(4), pins);
+        let run = |name: &str| {
+            let saved = work.arg(name);
+            let log = work.run(&directory, 3, &["--seed", "5", "--save", &saved]);
+            (losses(&log), std::fs::read(saved).unwrap())
+        };
+        let (first, second) = (run("first.safetensors"), run("second.safetensors"));
+        assert_eq!(first.0, second.0, "{pins}");
+        assert!(first.1 == second.1, "{pins}: saved bytes differ");
+    }
+    let directory = work.compile("plan", &Setting::gpt(1), "");
+    let run = |seed: &str| losses(&work.run(&directory, 2, &["--seed", seed]));
+    assert_ne!(run("1"), run("2"), "another seed is another run");
+}
+
+#[test]
+fn double_precision_runs() {
+    let wide = Setting::gpt(1).with(&["precision=f64"]);
+    agree(&wide, &["tp=2", "dp=2,zero=1", "pp=2,mbs=2"]);
+    let work = Work::new();
+    let single = losses(&work.run(&work.compile("single", &wide, ""), STEPS, &[]));
+    let split = Setting { ranks: 4, ..wide.clone() };
+    let found = losses(&work.run(&work.compile("split", &split, "dp=2,tp=2"), STEPS, &[]));
+    let worst = single.iter().zip(&found).map(|(a, b)| (a - b).abs() / a).fold(0.0, f64::max);
+    assert!(worst < 1e-12, "f64 agrees to rounding, not to {worst:e}");
+    // and f32 is the same training, rounded
+    let narrow = losses(&work.run(&work.compile("narrow", &Setting::gpt(1), ""), STEPS, &[]));
+    assert_same_losses("f32", &single, &narrow);
+}

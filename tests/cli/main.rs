@@ -1,0 +1,22 @@
+//! The command line from outside: the program itself is run, on the models and clusters of the repository.
+//!
+//! - [`usage`]: help, exit code 2, colours, pipes that close;
+//! - [`bad_input`]: everything that ends with exit code 1 and a diagnostic;
+//! - [`pins`]: which pins are taken, refused, and impossible;
+//! - [`damaged`]: programs that may not run, by the program verifier and through the command line;
+//! - [`agreement`]: every plan gives the losses of one rank;
+//! - [`checkpoints`]: runs that are killed, resumed, resumed elsewhere;
+//! - [`figures`]: what plans say beside what runs count;
+//! - [`operators`]: an operator that only a model file knows;
+//! - [`house`]: who may depend on whom.
+
+mod agreement;
+mod bad_input;
+mod checkpoints;
+mod damaged;
+mod figures;
+mod house;
+mod operators;
+mod pins;
+mod support;
+mod usage;
