@@ -108,9 +108,11 @@ fn stopped(error: RunError, program: &Program) -> Failure {
     if let RunError::Program(violations) = &error {
         // one of a kind says what is the matter; a damaged file breaks a check many times over
         let mut codes = Vec::new();
-        let telling = violations.iter().filter(|violation| !codes.contains(&violation.code) && codes.len() < 5 && {
-            codes.push(violation.code);
-            true
+        let telling = violations.iter().filter(|violation| {
+            !codes.contains(&violation.code) && codes.len() < 5 && {
+                codes.push(violation.code);
+                true
+            }
         });
         let mut words: Vec<String> = telling.map(ToString::to_string).collect();
         if violations.len() > words.len() {

@@ -108,8 +108,8 @@ impl Copies {
                 let rule = rules(*kernel);
                 let operands: Vec<BufferId> = operands.iter().map(|id| self.now(*id)).collect();
                 let in_place = operands.iter().enumerate().all(|(n, operand)| *operand != to || rule.operands[n] == rule.result);
-                let adds = !accumulate
-                    || (matches!(rule.reduce, None | Some(Reduce::Sum)) && self.reads[from] == [at] && !operands.contains(&to));
+                let adds =
+                    !accumulate || (matches!(rule.reduce, None | Some(Reduce::Sum)) && self.reads[from] == [at] && !operands.contains(&to));
                 if !in_place || !adds {
                     return false;
                 }

@@ -375,8 +375,7 @@ impl<'s, 'a> Stage<'s, 'a> {
                 self.assign();
                 self.report();
             }
-            let late: Vec<Instance> =
-                self.incoming.iter().filter(|(_, _, kind)| *kind == phase).map(|(instance, ..)| *instance).collect();
+            let late: Vec<Instance> = self.incoming.iter().filter(|(_, _, kind)| *kind == phase).map(|(instance, ..)| *instance).collect();
             for instance in late {
                 self.own(instance);
             }
@@ -428,8 +427,7 @@ impl<'s, 'a> Stage<'s, 'a> {
     /// Adds a value to the accumulators that collect it over micro-batches.
     fn accumulate(&mut self, (value, iteration): Instance) {
         let graph = self.graph();
-        let leaves: Vec<ValueId> =
-            graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(from) if *from == value)).collect();
+        let leaves: Vec<ValueId> = graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(from) if *from == value)).collect();
         for leaf in leaves {
             let produced = self.shared.plan.layouts.of(graph, value);
             let mesh = &self.shared.plan.mesh.mesh;
@@ -521,7 +519,8 @@ impl<'s, 'a> Stage<'s, 'a> {
     /// The gradients at rest on this stage, by parameter instance.
     pub fn gradients(&self) -> Vec<(String, BufferId)> {
         let graph = self.graph();
-        let is_gradient = |value: ValueId| matches!(graph.leaf(value), Some(Leaf::Accumulated(_))) && graph.value(value).name.contains(".grad");
+        let is_gradient =
+            |value: ValueId| matches!(graph.leaf(value), Some(Leaf::Accumulated(_))) && graph.value(value).name.contains(".grad");
         self.own.iter().filter(|((value, _), _)| is_gradient(*value)).map(|(instance, buffer)| (self.name(*instance), *buffer)).collect()
     }
 

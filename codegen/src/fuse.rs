@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use partita_ir::graph::Graph;
 use partita_ir::id::ValueId;
 use partita_ir::layout::Mesh;
+use partita_ir::rewrite::simplify_rule;
 use partita_ir::rule::{DimAccess, Rule, Term};
 use partita_ir::scalar::{Binary, Expr, Node, NodeId, Unary};
 
@@ -47,6 +48,14 @@ pub fn fuse(graph: &Graph, mesh: &Mesh, mut lowered: Vec<Lowered>) -> Vec<Lowere
             lowered.remove(at);
         }
     }
+    for op in &mut lowered {
+        // what nothing was fused into is as simple as it gets
+        if graph.op(op.op).rule() != Some(&op.rule) {
+            let (rule, kept) = simplify_rule(&op.rule);
+            op.operands = kept.iter().map(|n| op.operands[*n].clone()).collect();
+            op.rule = rule;
+        }
+    }
     lowered
 }
 
@@ -57,7 +66,15 @@ fn is_cheap(rule: &Rule) -> bool {
             Node::Random { .. }
                 | Node::Binary(Binary::Pow | Binary::Div, ..)
                 | Node::Unary(
-                    Unary::Exp | Unary::Log | Unary::Tanh | Unary::Sin | Unary::Cos | Unary::Sigmoid | Unary::Erf | Unary::Sqrt | Unary::Rsqrt,
+                    Unary::Exp
+                        | Unary::Log
+                        | Unary::Tanh
+                        | Unary::Sin
+                        | Unary::Cos
+                        | Unary::Sigmoid
+                        | Unary::Erf
+                        | Unary::Sqrt
+                        | Unary::Rsqrt,
                     _
                 )
         )
@@ -102,9 +119,11 @@ fn substitution(producer: &Lowered, access: &[DimAccess], reader: &Lowered, shap
             _ => {
                 // a merged axis on both sides, of the same factors
                 let alike = made.terms.len() == read.terms.len()
-                    && made.terms.iter().zip(&read.terms).all(|(a, b)| {
-                        a.stride == b.stride && producer.factors[a.factor] == reader.factors[b.factor]
-                    });
+                    && made
+                        .terms
+                        .iter()
+                        .zip(&read.terms)
+                        .all(|(a, b)| a.stride == b.stride && producer.factors[a.factor] == reader.factors[b.factor]);
                 if !alike {
                     return None;
                 }
@@ -131,17 +150,19 @@ fn substitute(producer: &Lowered, reader: &Lowered, n: usize, places: &BTreeMap<
                     .terms
                     .iter()
                     .flat_map(|term| {
-                        places[&term.factor].terms.iter().map(move |inner| Term { factor: inner.factor, stride: inner.stride * term.stride })
+                        places[&term.factor]
+                            .terms
+                            .iter()
+                            .map(move |inner| Term { factor: inner.factor, stride: inner.stride * term.stride })
                     })
                     .collect(),
                 offset: dim.offset,
             })
             .collect();
-        let known: Option<usize> = out
-            .operands
-            .iter()
-            .zip(&out.rule.operands)
-            .position(|((other, other_layout), other_access): (&(ValueId, _), _)| other == value && other_layout == layout && *other_access == access);
+        let known: Option<usize> =
+            out.operands.iter().zip(&out.rule.operands).position(|((other, other_layout), other_access): (&(ValueId, _), _)| {
+                other == value && other_layout == layout && *other_access == access
+            });
         position_of.push(known.unwrap_or_else(|| {
             out.operands.push((*value, layout.clone()));
             out.rule.operands.push(access);

@@ -43,7 +43,8 @@ pub fn compile(plan: &Plan, cluster: &Cluster) -> Program {
     }
     let input = |role: AxisRole| -> u64 {
         let mut inputs = graph.leaves(|leaf| matches!(leaf, Leaf::Input(_)));
-        let size = |value: ValueId| graph.value(value).ty.dims.iter().find(|axis| graph.axis(**axis).role == role).map(|axis| graph.size(*axis));
+        let size =
+            |value: ValueId| graph.value(value).ty.dims.iter().find(|axis| graph.axis(**axis).role == role).map(|axis| graph.size(*axis));
         inputs.find_map(size).unwrap_or(1)
     };
     let vocab = graph.axes.iter().filter(|axis| axis.role == AxisRole::Vocab).map(|axis| axis.size).max().unwrap_or(256);

@@ -11,6 +11,7 @@ use crate::formula::{Formula, lit, x};
 use crate::grad::{GradError, Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Init, Kind, Leaf, Loss, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::rewrite;
 use crate::rule::Reduce;
 use crate::scalar::{Binary, Expr, Unary};
 use crate::train::{Optimizer, Schedule, Train};
@@ -64,6 +65,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     b.graph.reports.push(("loss".into(), mean));
     update_phase(&mut b, train, &gradients);
     b.graph.loss = None;
+    rewrite::run(&mut b.graph);
     Ok(compact(&b.graph))
 }
 

@@ -40,6 +40,12 @@ pub use parse::parse;
 pub use print::print;
 
 use crate::graph::{Source, Supplied};
+use crate::scalar::Expr;
+
+/// The text form of a scalar expression, as it stands at the end of a `map`.
+pub fn print_expr(expr: &Expr) -> String {
+    formula::print(expr)
+}
 
 /// Why a text is no graph.
 #[derive(Clone, Debug, PartialEq, Eq)]

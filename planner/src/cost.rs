@@ -6,7 +6,7 @@ use partita_ir::graph::Graph;
 use partita_ir::id::OpId;
 use partita_ir::layout::Mesh;
 use partita_ir::rule::Reduce;
-use partita_ir::scalar::{Expr, Node, Real};
+use partita_ir::scalar::{Expr, Node};
 use partita_ir::signature::{Signature, SizedRule};
 
 use crate::cluster::Cluster;
@@ -54,7 +54,8 @@ pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature
     let mut bytes = dtype(node.result()).bytes(result) as f64;
     let lookup = rule.looked_up();
     for (n, operand) in node.operands.iter().enumerate() {
-        let walks_lookup = lookup.is_some_and(|factor| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|t| t.factor == factor)));
+        let walks_lookup =
+            lookup.is_some_and(|factor| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|t| t.factor == factor)));
         let held = rule.operand_layout(n, signature).largest_shard(&rule.operands[n], mesh);
         let touched = if walks_lookup && !rule.rule.keeps(lookup.unwrap_or(0)) { held.min(result) } else { held };
         bytes += dtype(*operand).bytes(touched) as f64;

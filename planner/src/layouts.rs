@@ -163,17 +163,22 @@ impl Task<'_> {
     /// The cheapest layouts of the whole step, with their cost in seconds.
     pub fn solve(&self) -> Result<(Layouts, f64), LayoutError> {
         let boxings = Boxings::new(self.cluster, &self.mesh.mesh);
-        let (problem, nodes) = self.problem(&boxings)?;
+        let (problem, nodes) = self.problem(&boxings, &mut |signatures| signatures)?;
         let answer = problem.solve().ok_or(LayoutError::NoneTogether)?;
-        if std::env::var_os("DBG").is_some() { eprintln!("optimal {} cost {}", answer.optimal, answer.cost); }
         Ok((self.read(&nodes, &answer.choice), answer.cost))
     }
 
     /// Layouts drawn at random (by `draw`, which gives a number below its argument) among those that go together:
-    /// every operator any of its signatures. For tests of what any plan must satisfy.
-    pub fn sample(&self, draw: &mut dyn FnMut(usize) -> usize) -> Result<Layouts, LayoutError> {
+    /// every operator any of `most` of its signatures. For tests of what any plan must satisfy.
+    pub fn sample(&self, most: usize, draw: &mut dyn FnMut(usize) -> usize) -> Result<Layouts, LayoutError> {
         let boxings = Boxings::new(self.cluster, &self.mesh.mesh);
-        let (mut problem, nodes) = self.problem(&boxings)?;
+        let mut thin = |mut signatures: Vec<Signature>| {
+            while signatures.len() > most {
+                signatures.swap_remove(draw(signatures.len()));
+            }
+            signatures
+        };
+        let (mut problem, nodes) = self.problem(&boxings, &mut thin)?;
         for node in &mut problem.nodes {
             node.iter_mut().for_each(|cost| *cost = draw(1_000_000) as f64);
         }
@@ -206,7 +211,11 @@ impl Task<'_> {
         micro * self.graph.iterations(within) as f64
     }
 
-    fn problem(&self, boxings: &Boxings<'_>) -> Result<(Problem, Vec<Node>), LayoutError> {
+    fn problem(
+        &self,
+        boxings: &Boxings<'_>,
+        thin: &mut dyn FnMut(Vec<Signature>) -> Vec<Signature>,
+    ) -> Result<(Problem, Vec<Node>), LayoutError> {
         let graph = self.graph;
         let mut nodes: Vec<Node> = Vec::new();
         let mut source: BTreeMap<ValueId, usize> = BTreeMap::new();
@@ -217,7 +226,7 @@ impl Task<'_> {
             graph.visit(&phase.ops, &mut |op, within| found.push((op, within)));
             for (op, within) in found {
                 let rule = SizedRule::of(graph, op).expect("visited operators are primitives");
-                let choices = signatures(graph, op, phase.kind, self.mesh, &self.constraints);
+                let choices = thin(signatures(graph, op, phase.kind, self.mesh, &self.constraints));
                 if choices.is_empty() {
                     return Err(self.no_signature(op));
                 }
@@ -250,7 +259,8 @@ impl Task<'_> {
             let dims = graph.shape(reading.value);
             let bytes = self.bytes(reading.value);
             let from = self.provider(&nodes, &source, reading);
-            let accumulates = matches!(nodes[reading.reader].what, What::Rest(value) if matches!(graph.leaf(value), Some(Leaf::Accumulated(_))));
+            let accumulates =
+                matches!(nodes[reading.reader].what, What::Rest(value) if matches!(graph.leaf(value), Some(Leaf::Accumulated(_))));
             let mut costs = Vec::with_capacity(nodes[from].provides.len() * reading.needs.len());
             for provided in &nodes[from].provides {
                 for needed in &reading.needs {
@@ -280,7 +290,8 @@ impl Task<'_> {
         let rule = SizedRule::of(self.graph, op).expect("a primitive");
         let name = self.graph.value(self.graph.op(op).result()).name.clone();
         let because = if self.constraints.even {
-            let sizes: Vec<String> = rule.rule.factors.iter().map(|axis| format!("{} = {}", self.graph.axis(*axis).name, self.graph.size(*axis))).collect();
+            let sizes: Vec<String> =
+                rule.rule.factors.iter().map(|axis| format!("{} = {}", self.graph.axis(*axis).name, self.graph.size(*axis))).collect();
             format!(": with `--even` its axes ({}) would have to divide", sizes.join(", "))
         } else {
             String::new()

@@ -44,7 +44,9 @@ pub enum SearchError {
     #[error(transparent)]
     Cut(#[from] CutError),
     /// Plans were found, but none fits into memory.
-    #[error("no plan fits: the smallest ({strategy}) takes {needed} bytes on its fullest rank and a device has {memory}; use more ranks, or a smaller micro-batch or model")]
+    #[error(
+        "no plan fits: the smallest ({strategy}) takes {needed} bytes on its fullest rank and a device has {memory}; use more ranks, or a smaller micro-batch or model"
+    )]
     DoesNotFit {
         /// The plan that needs least.
         strategy: String,

@@ -157,11 +157,8 @@ impl Problem {
                 (_, _, true) => vec![edge.a],
                 _ => vec![edge.a, edge.b],
             };
-            let values = if edge.a == edge.b {
-                (0..sizes[edge.a]).map(|s| edge.costs[s * sizes[edge.a] + s]).collect()
-            } else {
-                edge.costs.clone()
-            };
+            let values =
+                if edge.a == edge.b { (0..sizes[edge.a]).map(|s| edge.costs[s * sizes[edge.a] + s]).collect() } else { edge.costs.clone() };
             add(Table { nodes, values }, &mut tables, &mut of_node);
         }
         let neighbours = |node: usize, tables: &BTreeMap<usize, Table>, of_node: &[BTreeSet<usize>]| -> BTreeSet<usize> {
@@ -212,9 +209,8 @@ impl Problem {
 /// Chooses for the nodes of a core that was too wide: from several starts, moves of one node and of two that share a
 /// table, until none improves; the best end counts.
 fn descend(core: &[usize], tables: &BTreeMap<usize, Table>, of_node: &[BTreeSet<usize>], sizes: &[usize], choice: &mut [usize]) {
-    let value = |table: &Table, choice: &[usize]| {
-        table.values[table.nodes.iter().fold(0, |index, node| index * sizes[*node] + choice[*node])]
-    };
+    let value =
+        |table: &Table, choice: &[usize]| table.values[table.nodes.iter().fold(0, |index, node| index * sizes[*node] + choice[*node])];
     let around = |nodes: &[usize]| -> Vec<usize> {
         let ids: BTreeSet<usize> = nodes.iter().flat_map(|node| of_node[*node].iter().copied()).collect();
         ids.into_iter().collect()
@@ -303,7 +299,8 @@ fn fold(node: usize, around: &[usize], tables: &[Table], sizes: &[usize]) -> (Ve
     for _ in 0..total {
         let mut least = (f64::INFINITY, 0u32);
         for s in 0..sizes[node] {
-            let cost: f64 = tables.iter().zip(&strides).zip(&offsets).map(|((table, (_, own)), offset)| table.values[offset + s * own]).sum();
+            let cost: f64 =
+                tables.iter().zip(&strides).zip(&offsets).map(|((table, (_, own)), offset)| table.values[offset + s * own]).sum();
             if cost < least.0 {
                 least = (cost, s as u32);
             }

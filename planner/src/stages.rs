@@ -29,12 +29,8 @@ impl StageCut {
     /// The cut whose slowest stage is fastest, given the seconds of one iteration of each loop, of what comes before
     /// the first loop and of what comes after the last. Ties go to the cut with the later stages fuller.
     pub fn balanced(graph: &Graph, stages: u64, iteration: &[f64], before: f64, after: f64) -> Result<Self, CutError> {
-        let units: Vec<(usize, f64)> = graph
-            .loops
-            .iter()
-            .enumerate()
-            .flat_map(|(id, repeated)| (0..repeated.count).map(move |_| (id, iteration[id])))
-            .collect();
+        let units: Vec<(usize, f64)> =
+            graph.loops.iter().enumerate().flat_map(|(id, repeated)| (0..repeated.count).map(move |_| (id, iteration[id]))).collect();
         let n = units.len();
         let blocks = n as u64;
         if stages > 1 && blocks < stages {
@@ -44,9 +40,8 @@ impl StageCut {
         for (_, seconds) in &units {
             sums.push(sums[sums.len() - 1] + seconds);
         }
-        let weight = |from: usize, to: usize| {
-            sums[to] - sums[from] + if from == 0 { before } else { 0.0 } + if to == n { after } else { 0.0 }
-        };
+        let weight =
+            |from: usize, to: usize| sums[to] - sums[from] + if from == 0 { before } else { 0.0 } + if to == n { after } else { 0.0 };
         let p = stages as usize;
         // best[s][i]: least possible slowest of s stages that hold the first i units
         let mut best = vec![vec![f64::INFINITY; n + 1]; p + 1];
@@ -194,9 +189,8 @@ impl Homes {
                 Kind::Repeat(repeat) => {
                     // the last iteration's value; a reversed repeat ends with iteration 0
                     let end = if repeat.reversed { 0 } else { graph.loops[repeat.over.index()].count - 1 };
-                    self.of_value(graph, repeat.carried[*n].next, end, last_stage).or_else(|| {
-                        Some(if repeat.reversed { 0 } else { last_stage(repeat.over) })
-                    })
+                    self.of_value(graph, repeat.carried[*n].next, end, last_stage)
+                        .or_else(|| Some(if repeat.reversed { 0 } else { last_stage(repeat.over) }))
                 }
             },
             Def::Carried(..) => None,

@@ -62,7 +62,11 @@ pub fn signatures(graph: &Graph, op: OpId, phase: PhaseKind, mesh: &MeshPlan, co
     let per_axis: Vec<Vec<Choice>> = (0..mesh.uses.len())
         .map(|axis| {
             let allowed = on_axis(graph, op, &rule, &all, running, mesh, axis, constraints);
-            if constraints.even { allowed.into_iter().filter(|choice| is_even(&rule, choice, mesh.mesh.axes[axis].size)).collect() } else { allowed }
+            if constraints.even {
+                allowed.into_iter().filter(|choice| is_even(&rule, choice, mesh.mesh.axes[axis].size)).collect()
+            } else {
+                allowed
+            }
         })
         .collect();
     let mut combined: Vec<Vec<Choice>> = vec![Vec::new()];

@@ -54,7 +54,8 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
             }
         }
         // sp
-        let walks_positions = (0..rule.factors.len()).any(|factor| graph.axis(rule.rule.factors[factor]).role == Role::Seq && rule.can_split(factor));
+        let walks_positions =
+            (0..rule.factors.len()).any(|factor| graph.axis(rule.rule.factors[factor]).role == Role::Seq && rule.can_split(factor));
         for axis in &tensor {
             let splits_positions =
                 matches!(&choices[*axis], Choice::Split { factor, .. } if graph.axis(rule.rule.factors[*factor]).role == Role::Seq);

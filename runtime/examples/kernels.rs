@@ -110,7 +110,9 @@ fn main() {
     let mut slope = gelu(x(0)).expr();
     slope.root = slope.derivative(0);
     let slope = (Formula::graft(&slope.pruned(), vec![x(0)]) * x(1)).expr();
-    time(p, "gelu gradient", "th", &hidden, &["th", "th"], "th", None, slope);
+    let simpler = partita_ir::rewrite::simplify(&slope).expr;
+    time(p, "gelu gradient as differentiated", "th", &hidden, &["th", "th"], "th", None, slope);
+    time(p, "gelu gradient as compiled", "th", &hidden, &["th", "th"], "th", None, simpler);
     time(p, "exp", "th", &hidden, &["th"], "th", None, x(0).exp().expr());
     time(p, "tanh", "th", &hidden, &["th"], "th", None, x(0).tanh().expr());
     time(p, "add", "th", &hidden, &["th", "th"], "th", None, (x(0) + x(1)).expr());

@@ -90,6 +90,8 @@ pub enum DataSource {
     Synthetic(MarkovChain),
     /// The tokens of a file.
     File(TokenFile),
+    /// Samples that the caller has, each as long, over and over. Any numbers will do.
+    Given(Vec<Vec<i32>>),
 }
 
 /// Opens the tokens of a run. Without a path they are drawn (see [`MarkovChain`]). A file whose name ends in `.bin`
@@ -114,6 +116,7 @@ impl DataSource {
         let seq = match self {
             DataSource::Synthetic(chain) => chain.seq,
             DataSource::File(file) => file.seq,
+            DataSource::Given(samples) => samples.first().map_or(0, |sample| sample.len() as u64 - 1),
         };
         assert!(positions.start <= positions.end && positions.end <= seq + 1, "positions {positions:?} of a sample of {seq} + 1 tokens");
         assert_eq!(out.len() as u64, positions.end - positions.start, "one place per position");
@@ -123,6 +126,11 @@ impl DataSource {
                 Ok(())
             }
             DataSource::File(file) => file.fill(sample, positions, out),
+            DataSource::Given(samples) => {
+                let sample = &samples[(sample % samples.len() as u64) as usize];
+                out.copy_from_slice(&sample[positions.start as usize..positions.end as usize]);
+                Ok(())
+            }
         }
     }
 
@@ -131,6 +139,7 @@ impl DataSource {
         match self {
             DataSource::Synthetic(_) => None,
             DataSource::File(file) => Some(file.windows),
+            DataSource::Given(samples) => Some(samples.len() as u64),
         }
     }
 }

@@ -106,7 +106,8 @@ impl<'a> Space<'a> {
                         Term::Select(_) => CHOICE,
                     };
                     // one more, so that a term costs more than its inputs and picks have no cycle
-                    let cost = term.children().iter().try_fold(own + 1, |sum: u64, child| Some(sum.saturating_add(costs[usize::from(*child)]?)));
+                    let cost =
+                        term.children().iter().try_fold(own + 1, |sum: u64, child| Some(sum.saturating_add(costs[usize::from(*child)]?)));
                     if let Some(cost) = cost
                         && costs[class].is_none_or(|known| cost < known)
                     {

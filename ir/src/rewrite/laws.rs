@@ -122,11 +122,10 @@ pub const LAWS: &[Law] = &[
     law("a common divisor", "(add (div ?a ?b) (div ?c ?b))", "(div (add ?a ?c) ?b)"),
     // (a / b) / c = a / (b c)
     law("a quotient divided", "(div (div ?a ?b) ?c)", "(div ?a (mul ?b ?c))"),
-    // a² and a³, a^½ and a^−½, as the kernels take them
+    // a², a³, a^½ and a^−1. Not a^−½: it is 0 at −∞, where 1 / √a is none
     law("second power", "(pow ?a 2)", "(mul ?a ?a)"),
     law("third power", "(pow ?a 3)", "(mul ?a (mul ?a ?a))"),
     law("power of a half", "(pow ?a 0.5)", "(sqrt ?a)"),
-    law("power of minus a half", "(pow ?a -0.5)", "(rsqrt ?a)"),
     law("power of minus one", "(pow ?a -1)", "(div 1 ?a)"),
     // e^a e^b = e^(a + b)
     law("exponents add", "(mul (exp ?a) (exp ?b))", "(exp (add ?a ?b))"),

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::{Def, Graph, Leaf, };
+use partita_ir::graph::{Def, Graph, Leaf};
 use partita_ir::id::{Id, ValueId};
 use partita_ir::interpret::{Tensor, eval_rule, initial_leaves, run, whole};
 use partita_ir::layout::{Intervals, Layout, Mesh, Partition, Share, Split, count};
@@ -280,7 +280,9 @@ fn renumbered<'a>(case: &Case<'a>, signs: u64) -> Option<Case<'a>> {
         .enumerate()
         .map(|(n, operand)| {
             let sign = if signs >> n & 1 == 1 { -1.0 } else { 1.0 };
-            Tensor::from_fn(operand.shape.clone(), |at| if rule.floats[n] { sign * (1 + dice.below(3)) as f64 } else { operand.data[at as usize] })
+            Tensor::from_fn(operand.shape.clone(), |at| {
+                if rule.floats[n] { sign * (1 + dice.below(3)) as f64 } else { operand.data[at as usize] }
+            })
         })
         .collect();
     let read: Vec<&Tensor> = operands.iter().collect();
@@ -325,9 +327,8 @@ fn holding(case: &Case<'_>, mesh: &Mesh) -> BTreeSet<Reading> {
         let shares: Vec<Share> = chosen.iter().zip(&per_operand).map(|(at, shares)| shares[*at]).collect();
         let layouts: Vec<Layout> = shares.iter().map(|share| Layout(vec![*share])).collect();
         for extents in walks(rule, &layouts, mesh) {
-            let tries: Vec<Vec<Tensor>> = (0..TRIALS)
-                .map(|trial| evaluate(case, &layouts, &extents, mesh, trial == 2, &mut Dice::new(trial)))
-                .collect();
+            let tries: Vec<Vec<Tensor>> =
+                (0..TRIALS).map(|trial| evaluate(case, &layouts, &extents, mesh, trial == 2, &mut Dice::new(trial))).collect();
             for result in &results {
                 let layout = Layout(vec![*result]);
                 if tries.iter().all(|results| holds(case, results, &layout, mesh)) {
@@ -362,7 +363,8 @@ fn walks(rule: &SizedRule<'_>, layouts: &[Layout], mesh: &Mesh) -> Vec<Vec<Vec<I
     }
     // a tuple is folded by rows, and half a row cannot be
     let component = |factor: usize| {
-        rule.rule.reduce.is_some_and(Reduce::is_tuple) && rule.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == factor))
+        rule.rule.reduce.is_some_and(Reduce::is_tuple)
+            && rule.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == factor))
     };
     let free: Vec<usize> = (0..rule.factors.len()).filter(|factor| by_rank[0][*factor].is_none() && !component(*factor)).collect();
     let with = |dealt: Option<usize>| -> Vec<Vec<Intervals>> {
@@ -385,7 +387,9 @@ fn walks(rule: &SizedRule<'_>, layouts: &[Layout], mesh: &Mesh) -> Vec<Vec<Vec<I
             })
             .collect()
     };
-    let split = by_rank.iter().any(|extents| extents.iter().enumerate().any(|(factor, known)| known.as_ref().is_some_and(|k| count(k) < rule.factors[factor])));
+    let split = by_rank
+        .iter()
+        .any(|extents| extents.iter().enumerate().any(|(factor, known)| known.as_ref().is_some_and(|k| count(k) < rule.factors[factor])));
     let mut all = vec![with(None)];
     if !split {
         all.extend(free.iter().map(|factor| with(Some(*factor))));
@@ -414,9 +418,11 @@ fn same(a: Share, b: Share, shape: &[u64], mesh: &Mesh) -> bool {
 fn covered(case: &Case<'_>, reading: &Reading, derived: &[(Choice, Reading)], mesh: &Mesh) -> bool {
     let rule = &case.rule;
     derived.iter().any(|(_, (operands, result))| {
-        let alike = operands.iter().zip(&reading.0).enumerate().all(|(n, (a, b))| {
-            same(*a, *b, &rule.operands[n], mesh) || (!rule.rule.expr.reads(n) && matches!(b, Share::Partial(_)))
-        });
+        let alike = operands
+            .iter()
+            .zip(&reading.0)
+            .enumerate()
+            .all(|(n, (a, b))| same(*a, *b, &rule.operands[n], mesh) || (!rule.rule.expr.reads(n) && matches!(b, Share::Partial(_))));
         let weaker = *result == Share::Broadcast && matches!(reading.1, Share::Split(_) | Share::Partial(Reduce::Max));
         alike && (same(*result, reading.1, &rule.result, mesh) || weaker || idempotent(*result, reading.1))
     })
@@ -437,11 +443,17 @@ fn affordable(case: &Case<'_>) -> bool {
 fn check_derived(case: &Case<'_>, mesh: &Mesh, wrong: &mut Vec<String>) {
     for (choice, (operands, result)) in derived(&case.rule) {
         let layouts: Vec<Layout> = operands.iter().map(|share| Layout(vec![*share])).collect();
-        let extents: Vec<Vec<Intervals>> = (0..mesh.ranks()).map(|rank| extents_by(&case.rule, &[choice.clone()], &[0], mesh, rank)).collect();
+        let extents: Vec<Vec<Intervals>> =
+            (0..mesh.ranks()).map(|rank| extents_by(&case.rule, &[choice.clone()], &[0], mesh, rank)).collect();
         for trial in 0..TRIALS {
             let results = evaluate(case, &layouts, &extents, mesh, trial == 2, &mut Dice::new(trial));
             if !holds(case, &results, &Layout(vec![result]), mesh) {
-                wrong.push(format!("{} on {}: {choice:?} is derived and does not hold: {}", case.name, mesh.ranks(), words(&(operands.clone(), result))));
+                wrong.push(format!(
+                    "{} on {}: {choice:?} is derived and does not hold: {}",
+                    case.name,
+                    mesh.ranks(),
+                    words(&(operands.clone(), result))
+                ));
                 break;
             }
         }
@@ -504,7 +516,9 @@ fn what_holds_is_what_is_derived() {
                         let words = words(&reading);
                         let excepted = |(operator, result, readings, _): &(&str, &str, &[&str], &str)| {
                             let (from, what) = case.name.split_once(": ").unwrap();
-                            from.starts_with(operator) && what.starts_with(result) && (readings.contains(&"") || readings.contains(&words.as_str()))
+                            from.starts_with(operator)
+                                && what.starts_with(result)
+                                && (readings.contains(&"") || readings.contains(&words.as_str()))
                         };
                         match EXCEPTIONS.iter().position(excepted) {
                             Some(at) => drop(used.insert(at)),
@@ -550,7 +564,8 @@ fn check_signature(case: &Case<'_>, mesh: &Mesh, signature: &Signature, dice: &m
     let rule = &case.rule;
     let layouts: Vec<Layout> = (0..rule.operands.len()).map(|n| rule.operand_layout(n, signature)).collect();
     let result = rule.result_layout(signature);
-    let extents: Vec<Vec<Intervals>> = (0..mesh.ranks()).map(|rank| extents_by(rule, &signature.choices, &signature.order, mesh, rank)).collect();
+    let extents: Vec<Vec<Intervals>> =
+        (0..mesh.ranks()).map(|rank| extents_by(rule, &signature.choices, &signature.order, mesh, rank)).collect();
     for kept in [false, true] {
         let results = evaluate(case, &layouts, &extents, mesh, kept, dice);
         if !holds(case, &results, &result, mesh) {
@@ -571,10 +586,17 @@ fn signatures_of_several_axes_hold() {
         let graph = step_of(*build, Optimizer::adamw());
         for case in cases(&graph, name, leaves(&graph)) {
             for _ in 0..4 {
-                let sizes = *dice.pick::<&[(&str, u64)]>(&[&[("x", 2), ("y", 2)], &[("x", 2), ("y", 3)], &[("x", 3), ("y", 2)], &[("x", 2), ("y", 2), ("z", 2)]]);
+                let sizes = *dice.pick::<&[(&str, u64)]>(&[
+                    &[("x", 2), ("y", 2)],
+                    &[("x", 2), ("y", 3)],
+                    &[("x", 3), ("y", 2)],
+                    &[("x", 2), ("y", 2), ("z", 2)],
+                ]);
                 let mesh = Mesh::new(sizes);
                 let signature = drawn(&case.rule, &mesh, &mut dice);
-                passed.extend(signature.choices.iter().filter_map(|choice| if let Choice::Pass { op, .. } = choice { Some(op.word()) } else { None }));
+                passed.extend(
+                    signature.choices.iter().filter_map(|choice| if let Choice::Pass { op, .. } = choice { Some(op.word()) } else { None }),
+                );
                 wrong.extend(check_signature(&case, &mesh, &signature, &mut dice).err());
                 done += 1;
             }

@@ -269,13 +269,21 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let value = t.value("hb");
         let b = t.dims("b");
         let access = vec![DimAccess { terms: Vec::new(), offset: 3 }, DimAccess::factor(0)];
-        let rule = Rule { factors: b.clone(), operands: vec![access], result: vec![DimAccess::factor(0)], reduce: None, expr: Expr::operand(0) };
+        let rule =
+            Rule { factors: b.clone(), operands: vec![access], result: vec![DimAccess::factor(0)], reduce: None, expr: Expr::operand(0) };
         t.b.rule("take", rule, &[value], &b)
     }),
     ("argmax", |t| {
         let value = t.value("bsh");
         let (along, pair) = (t.dims("h"), t.axis("pair", 2));
         t.b.argmax(value, along[0], pair)
+    }),
+    ("argmax moved", |t| {
+        let value = t.value("bsh");
+        let (along, pair, mut out) = (t.dims("h"), t.axis("pair", 2), t.dims("sb"));
+        let found = t.b.argmax(value, along[0], pair);
+        out.push(pair);
+        t.b.map("moved", &[found], &out, None, Expr::operand(0))
     }),
     ("softmax fold", |t| {
         let (score, value) = (t.value("bsp"), t.value("bpd"));

@@ -17,7 +17,7 @@ use partita_ir::program::Program;
 use serde::Serialize;
 
 use crate::comm::{Communicator, World};
-use crate::data;
+use crate::data::{self, DataSource};
 use crate::pool::Pool;
 use crate::store::{CheckpointMeta, CheckpointWriter, Declared, ParameterFile, StoreError, Writer, can_write, latest};
 use arena::Arena;
@@ -101,8 +101,23 @@ enum Message {
     Done { rank: usize, scratch: u64, flops: u64, profile: Vec<(String, f64, u64)>, messages: u64 },
 }
 
+/// What sees every rank after every step (counted from 0), in the rank's own thread.
+pub type Watch<'a> = &'a (dyn Fn(&Rank<'_>, u64) + Sync);
+
 /// Runs a program. `on_step` sees every step when it is done.
 pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&StepReport)) -> Result<RunSummary, RunError> {
+    let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
+    run_watched(program, options, &data, &|_, _| (), on_step)
+}
+
+/// Runs a program on these tokens (`options.data` is not read), its ranks watched.
+pub fn run_watched(
+    program: &Program,
+    options: &RunOptions,
+    data: &DataSource,
+    watch: Watch<'_>,
+    on_step: &mut dyn FnMut(&StepReport),
+) -> Result<RunSummary, RunError> {
     if !matches!(program.precision, DType::F32 | DType::F64) {
         return Err(RunError::Precision(program.precision));
     }
@@ -119,7 +134,6 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     [&options.save, &options.gradients].into_iter().flatten().try_for_each(|path| can_write(path))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.unwrap_or(cores / ranks).max(1);
-    let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
     let everything = leaf::declared(program, true);
     let mut summary = RunSummary { anonymous_bytes: (anonymous_bytes(), 0), ..RunSummary::default() };
     let mut first = 0;
@@ -154,7 +168,8 @@ pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&Ste
     let shared = Shared {
         program,
         options,
-        data: &data,
+        data,
+        watch,
         everything: &everything,
         first,
         init: init.as_ref(),
@@ -262,7 +277,8 @@ fn collect(
 struct Shared<'a> {
     program: &'a Program,
     options: &'a RunOptions,
-    data: &'a data::DataSource,
+    data: &'a DataSource,
+    watch: Watch<'a>,
     everything: &'a [Declared],
     first: u64,
     init: Option<&'a ParameterFile>,
@@ -333,6 +349,7 @@ impl Shared<'_> {
             let received = worker.received.clone();
             // the main thread outlives the ranks; if it does not listen there is nobody to tell
             let _ = sender.send(Message::Step { rank, step: step + 1, seconds, received, reports });
+            (self.watch)(&worker, step);
             if step == self.first && self.options.gradients.is_some() {
                 self.gradients(&worker, &everyone)?;
             }

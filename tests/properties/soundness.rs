@@ -1,0 +1,99 @@
+//! Sharded == the interpreter: forward, backward and update, on random models, meshes, layouts and stages.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use partita_planner::cluster::Cluster;
+
+use super::case::Case;
+use super::coverage::Coverage;
+use super::outcome::{difference, expected, finite, measured, samples};
+
+/// The tolerance of everything, relative to the largest magnitude of its kind.
+const TOLERANCE: f64 = 1e-9;
+
+pub fn cluster() -> Cluster {
+    Cluster::parse("name = \"test\"\n[device]\nkind = \"cpu-core\"\n[[level]]\nname = \"threads\"\ncount = 16\n", "test.toml").unwrap()
+}
+
+/// What a case came to.
+pub enum Verdict {
+    /// As it should be.
+    Same,
+    /// There is no plan, or the interpreter's own numbers are not finite.
+    Nothing(&'static str),
+    /// What is wrong.
+    Wrong(String),
+}
+
+/// Runs a case both ways.
+pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verdict {
+    let Some((plan, program)) = case.plan(cluster) else { return Verdict::Nothing("no layouts go together") };
+    let samples = samples(case);
+    let want = expected(case, &samples);
+    if !finite(&want) {
+        return Verdict::Nothing("not finite");
+    }
+    coverage.lock().unwrap().add(&plan, &program);
+    match measured(case, &program, samples) {
+        Err(error) => Verdict::Wrong(error),
+        Ok(got) => difference(&want, &got, TOLERANCE).map_or(Verdict::Same, Verdict::Wrong),
+    }
+}
+
+/// The verdict, with a panic of the compiler as something wrong.
+pub fn verdict(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verdict {
+    catch_unwind(AssertUnwindSafe(|| judge(case, cluster, coverage))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Verdict::Wrong(format!("panicked: {}", words.unwrap_or_default()))
+    })
+}
+
+/// How many random cases: `PARTITA_CASES`, or as many as take a minute or two.
+fn cases() -> u64 {
+    std::env::var("PARTITA_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
+}
+
+/// Where to begin: `PARTITA_SEED`.
+fn first() -> u64 {
+    std::env::var("PARTITA_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn sharded_is_whole() {
+    let cluster = cluster();
+    let coverage = Mutex::<Coverage>::default();
+    let next = AtomicU64::new(first());
+    let (wrong, nothing) = (Mutex::<Vec<(u64, String)>>::default(), Mutex::<Vec<(u64, &'static str)>>::default());
+    let end = first() + cases();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let case = Case::new(seed);
+                    match verdict(&case, &cluster, &coverage) {
+                        Verdict::Same => {}
+                        Verdict::Nothing(why) => nothing.lock().unwrap().push((seed, why)),
+                        Verdict::Wrong(why) => wrong.lock().unwrap().push((seed, format!("{case}: {why}"))),
+                    }
+                }
+            });
+        }
+    });
+    let coverage = coverage.into_inner().unwrap();
+    coverage.print();
+    let nothing = nothing.into_inner().unwrap();
+    println!("{} cases, {} without a plan", cases(), nothing.len());
+    let mut wrong = wrong.into_inner().unwrap();
+    wrong.sort();
+    let lines: Vec<&str> = wrong.iter().map(|(_, line)| line.as_str()).collect();
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), lines.join("\n"));
+    assert!(nothing.len() as u64 * 4 < cases(), "{} of {} cases have no plan: {nothing:?}", nothing.len(), cases());
+    let missing = coverage.missing();
+    assert!(missing.is_empty(), "never met: {missing:#?}");
+}
