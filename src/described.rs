@@ -205,11 +205,11 @@ fn gemm_flops(view: &View<'_>) -> u64 {
     for section in &view.role.sections {
         let moments = if section.phase.per_micro_batch() { view.program.micro_batches } else { 1 };
         for instruction in &section.instructions {
-            if let Instruction::Kernel { kernel, .. } = instruction {
-                if view.program.kernels[*kernel].gemm {
-                    for moment in 0..moments {
-                        total += 2.0 * extents(view, *kernel, moment).iter().map(|extent| extent.count() as f64).product::<f64>();
-                    }
+            if let Instruction::Kernel { kernel, .. } = instruction
+                && view.program.kernels[*kernel].gemm
+            {
+                for moment in 0..moments {
+                    total += 2.0 * extents(view, *kernel, moment).iter().map(|extent| extent.count() as f64).product::<f64>();
                 }
             }
         }

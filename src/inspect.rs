@@ -1,6 +1,6 @@
 //! `partita inspect`: shows a plan again, or what is in a directory of compiled programs.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use partita_ir::program::{Instruction, Program, Region, Role};
 use partita_planner::units::Bytes;
@@ -33,12 +33,12 @@ pub fn inspect(arguments: &InspectArguments, shown: &Shown) -> Result<(), Failur
 }
 
 /// A directory that `partita compile` did not write.
-pub fn not_compiled(folder: &std::path::Path) -> Failure {
+pub fn not_compiled(folder: &Path) -> Failure {
     let message = format!("there is no compiled program in {}", folder.display());
     Failure::told("partita::program::missing", message, Some("give a directory that `partita compile … -o DIR` wrote".to_owned()))
 }
 
-fn described(path: &PathBuf) -> Result<Described, Failure> {
+fn described(path: &Path) -> Result<Described, Failure> {
     let help = Some("give a directory of `partita compile`, or a file of `partita plan -o`".to_owned());
     let refuse = |why: String| Failure::told("partita::plan::unreadable", format!("{} is no plan: {why}", path.display()), help.clone());
     let content = read(path)?;

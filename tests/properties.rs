@@ -1,6 +1,7 @@
 //! What every plan must satisfy, on random models, meshes and layouts.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "support is shared with the tests of another crate, which use all of it")]
 
 mod properties {
     mod case;

@@ -67,10 +67,10 @@ pub fn per_operator(graph: &Graph, mesh: &MeshPlan, cluster: &Cluster, layouts: 
         out.insert(op, seconds);
     }
     for leaf in graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(_))).collect::<Vec<_>>() {
-        if let Some(Leaf::Accumulated(from)) = graph.leaf(leaf) {
-            if let Some(op) = graph.def_op(*from).and_then(|op| out.get_mut(&op)) {
-                op.boxing += boxed(*from, &accumulated(&layouts.of(graph, *from), &mesh.mesh), &layouts.of(graph, leaf));
-            }
+        if let Some(Leaf::Accumulated(from)) = graph.leaf(leaf)
+            && let Some(op) = graph.def_op(*from).and_then(|op| out.get_mut(&op))
+        {
+            op.boxing += boxed(*from, &accumulated(&layouts.of(graph, *from), &mesh.mesh), &layouts.of(graph, leaf));
         }
     }
     for assign in &graph.assigns {

@@ -443,11 +443,11 @@ impl Task<'_> {
         let mut rest = Layout::broadcast(&self.mesh.mesh);
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
         for axis in self.mesh.resting_order() {
-            if self.mesh.uses[axis] == AxisUse::Tensor {
-                if let Some(share) = used.split_on(axis) {
-                    rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
-                    depths[share.dim] += 1;
-                }
+            if self.mesh.uses[axis] == AxisUse::Tensor
+                && let Some(share) = used.split_on(axis)
+            {
+                rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
+                depths[share.dim] += 1;
             }
         }
         if split { self.split_over_data(value, &rest) } else { rest }

@@ -154,14 +154,14 @@ fn variants(pins: &Pins, degrees: Degrees, saving: usize) -> Vec<(u8, Recompute)
 
 /// Every way to make the ranks under the pins, in a fixed order.
 fn degrees(ranks: u64, pins: &Pins, batch: u64) -> Vec<Degrees> {
-    let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks % n == 0).collect();
+    let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).collect();
     let allowed = |pin: Option<u64>, value: u64| pin.is_none_or(|pin| pin == value);
     let mut out = Vec::new();
     for &pp in divisors.iter().filter(|n| allowed(pins.pp, **n) && pins.unsupported_in(**n).is_ok()) {
         for &tp in divisors.iter().filter(|n| allowed(pins.tp, **n)) {
             for &cp in divisors.iter().filter(|n| allowed(pins.cp, **n)) {
                 let rest = pp * tp * cp;
-                if rest > ranks || ranks % rest != 0 || !allowed(pins.dp, ranks / rest) {
+                if rest > ranks || !ranks.is_multiple_of(rest) || !allowed(pins.dp, ranks / rest) {
                     continue;
                 }
                 let dp = ranks / rest;

@@ -343,9 +343,9 @@ mod tests {
             let mut edges = Vec::new();
             for a in 0..n {
                 for b in 0..n {
-                    if a != b && noise(&mut seed) as usize % 2 == 0 {
+                    if a != b && (noise(&mut seed) as usize).is_multiple_of(2) {
                         let costs = (0..nodes[a].len() * nodes[b].len())
-                            .map(|_| if noise(&mut seed) as usize % 7 == 0 { f64::INFINITY } else { noise(&mut seed) })
+                            .map(|_| if (noise(&mut seed) as usize).is_multiple_of(7) { f64::INFINITY } else { noise(&mut seed) })
                             .collect();
                         edges.push(Edge { a, b, costs });
                     }

@@ -83,8 +83,8 @@ pub fn signatures(graph: &Graph, op: OpId, phase: PhaseKind, mesh: &MeshPlan, co
 fn is_even(rule: &SizedRule<'_>, choice: &Choice, parts: u64) -> bool {
     match choice {
         Choice::Split { factor, partition: Partition::Chunk(_) } => rule.factors[*factor] > 0,
-        Choice::Split { factor, partition: Partition::Zigzag } => rule.factors[*factor] % (2 * parts) == 0,
-        Choice::Split { factor, .. } => rule.factors[*factor] % parts == 0,
+        Choice::Split { factor, partition: Partition::Zigzag } => rule.factors[*factor].is_multiple_of(2 * parts),
+        Choice::Split { factor, .. } => rule.factors[*factor].is_multiple_of(parts),
         _ => true,
     }
 }

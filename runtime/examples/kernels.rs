@@ -16,6 +16,7 @@ use partita_runtime::kernel::{Extent, Kernel, LaunchSpec};
 use partita_runtime::pool::Pool;
 
 /// Times a rule of whole factors. Factors are letters, an operand is its dimensions; one with a `#` holds integers.
+#[expect(clippy::too_many_arguments, reason = "a line of the table is a line of arguments")]
 fn time(pool: &Pool, name: &str, factors: &str, sizes: &[u64], operands: &[&str], result: &str, reduce: Option<Reduce>, expr: Expr) {
     let of = |word: &str| -> Access {
         word.chars().filter(|c| *c != '#').map(|c| DimAccess::factor(factors.find(c).expect("a factor has this letter"))).collect()

@@ -268,7 +268,7 @@ fn mutate(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
             continue;
         }
         let length = out[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let number = ["0", "1", "2", "3", "7", "64", "1000", "4294967296", "9223372036854775807", "18446744073709551615"][dice.below(10)];
+        let number = ["0", "1", "2", "3", "7", "64", "4096", "4294967296", "9223372036854775807", "18446744073709551615"][dice.below(10)];
         // of the same length where there is room, so that the other places stay what they are
         let padded = format!("{number:>length$}");
         out.splice(start..start + length, padded.bytes());

@@ -9,6 +9,8 @@
 //! - [`figures`]: what plans say beside what runs count;
 //! - [`operators`]: an operator that only a model file knows;
 //! - [`house`]: who may depend on whom.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+#![allow(dead_code, reason = "support is shared with the tests of another crate, which use all of it")]
 
 mod agreement;
 mod bad_input;

@@ -6,7 +6,7 @@
 //!
 //! Structure (nothing else is checked while one of these fails):
 //! - `mesh`: sizes are at least 1, ranks at most [`MAX_RANKS`]; axes of time make up the micro-batches.
-//! - `stages`: there is a role for each stage, in order, with at least one copy of saved buffers.
+//! - `stages`: there is a role for each stage, in order, with 1 to all micro-batches in flight.
 //! - `id_range`: every buffer, kernel, boxing, factor and mesh axis that is named exists.
 //! - `layout`: a layout has a share for each mesh axis, and its splits walk dimensions that exist, in canonical order.
 //! - `too_large`: elements of a tensor stay below 2^62.

@@ -49,7 +49,8 @@ pub fn better(expr: &Expr, placed: &Placed, steady: &dyn Fn(usize) -> bool) -> O
     let space = Space::new(expr, placed, steady);
     let trees = space.cheapest_trees();
     let original = space.original(&trees);
-    let before = space.worth(&original).expect("the original has no cycle");
+    // parts of the original that proved equal are one by now, and it would look cheaper than it is
+    let before = Worth { cost: cost(expr, steady), ..space.worth(&original).expect("the original has no cycle") };
     let mut trials = TRIALS;
     let from_trees = space.climb(trees, &mut trials);
     let from_original = space.climb(original, &mut trials);

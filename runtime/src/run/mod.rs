@@ -142,10 +142,10 @@ pub fn run_watched(
         std::fs::create_dir_all(folder).map_err(|source| StoreError::Io { action: "make the directory", path: folder.clone(), source })?;
         can_write(&folder.join("step"))?;
     }
-    if let (Some(folder), false) = (&options.checkpoint, options.resume) {
-        if let Some(step) = latest(folder)?.newest() {
-            return Err(RunError::Occupied { folder: folder.clone(), step });
-        }
+    if let (Some(folder), false) = (&options.checkpoint, options.resume)
+        && let Some(step) = latest(folder)?.newest()
+    {
+        return Err(RunError::Occupied { folder: folder.clone(), step });
     }
     if let (Some(folder), true) = (&options.checkpoint, options.resume) {
         let found = latest(folder)?;
@@ -354,15 +354,15 @@ impl Shared<'_> {
                 self.gradients(&worker, &everyone)?;
             }
             let due = self.options.every > 0 && (step + 1) % self.options.every == 0;
-            if let Some(folder) = &self.options.checkpoint {
-                if due || step + 1 == self.options.steps {
-                    let begin = || {
-                        let samples = (step + 1) * self.program.batch;
-                        let meta = CheckpointMeta::new(step + 1, samples, self.options.seed, &self.program.model, self.everything);
-                        CheckpointWriter::create(folder, meta, self.everything).map(Output::Checkpoint)
-                    };
-                    self.write(&worker, &everyone, true, &begin)?;
-                }
+            if let Some(folder) = &self.options.checkpoint
+                && (due || step + 1 == self.options.steps)
+            {
+                let begin = || {
+                    let samples = (step + 1) * self.program.batch;
+                    let meta = CheckpointMeta::new(step + 1, samples, self.options.seed, &self.program.model, self.everything);
+                    CheckpointWriter::create(folder, meta, self.everything).map(Output::Checkpoint)
+                };
+                self.write(&worker, &everyone, true, &begin)?;
             }
         }
         if let Some(path) = &self.options.save {

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shards::{Shard, Shards, elements};
+use super::shards::Shards;
 use super::structure::place;
 use super::{Code, Report};
 use crate::boxing::StepKind;
 use crate::dtype::DType;
 use crate::layout::{Layout, Share, Split, count};
 use crate::program::{Buffer, Instruction, KernelSpec, LeafKind, Program, Region, Role};
-use crate::rule::{DimAccess, Reduce};
+use crate::rule::Reduce;
 
 pub(super) fn check(report: &mut Report<'_>, shards: &mut Shards<'_>) {
     let program = report.program;
-    let mut fitting = Fitting { program, walked: BTreeMap::new(), known: BTreeSet::new() };
+    let mut fitting = Fitting { program, known: BTreeSet::new() };
     for role in &program.roles {
         for section in &role.sections {
             for (n, instruction) in section.instructions.iter().enumerate() {
@@ -83,8 +83,9 @@ fn one(
         }
         Instruction::Copy { from, to, .. } => {
             let (source, target) = (buffer(*from), buffer(*to));
-            let sizes = |shards: &[Shard]| shards.iter().map(|shard| elements(shard)).collect::<Vec<_>>();
-            let alike = source.dtype == target.dtype && sizes(&shards.of_buffer(source)) == sizes(&shards.of_buffer(target));
+            let (ours, theirs) = (shards.of_buffer(source), shards.of_buffer(target));
+            let sizes = ours.iter().zip(theirs.iter()).all(|(a, b)| a == b || shards.elements(*a) == shards.elements(*b));
+            let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
         Instruction::Load { buffer: id, .. } => {
@@ -106,8 +107,6 @@ fn mismatch(held: &Buffer, what: &str, dtype: DType, shape: &[u64]) -> String {
 /// Whether buffers hold what kernels walk, looked up once for each kernel, operand and layout.
 struct Fitting<'a> {
     program: &'a Program,
-    /// Indices of each factor by rank and micro-batch, of each kernel.
-    walked: BTreeMap<usize, Vec<Shard>>,
     known: BTreeSet<(usize, Option<usize>, Layout)>,
 }
 
@@ -118,18 +117,23 @@ impl Fitting<'_> {
             return true;
         }
         let spec = &self.program.kernels[kernel];
-        let program = self.program;
-        let walked = self.walked.entry(kernel).or_insert_with(|| shards.places().map(|at| factors(program, spec, &at)).collect());
         let access = operand.map_or(&spec.rule.result, |n| &spec.rule.operands[n]);
         let sizes = |factor: usize| spec.factors[factor];
         let held = shards.of_buffer(buffer);
         let fits = access.iter().zip(&buffer.shape).enumerate().all(|(dim, (access, size))| {
+            let walked = access.terms.iter().map(|term| shards.of(&split(self.program, spec, term.factor), &[sizes(term.factor)]));
+            let walked: Vec<_> = walked.collect();
             let exact = access.is_exact(*size, &sizes);
-            walked.iter().zip(held.iter()).all(
-                |(walked, held)| {
-                    if exact { walks(access, walked, held, dim) } else { count(&held[dim]) == *size }
-                },
-            )
+            held.iter().enumerate().all(|(place, held)| {
+                let held = &shards.shard(*held)[dim];
+                match (exact, &walked[..]) {
+                    // the kernel reads elsewhere, or nothing, so all of it must be there
+                    (false, _) => count(held) == *size,
+                    // one factor makes up the dimension: its very indices
+                    (true, [walked]) => shards.shard(walked[place])[0] == *held,
+                    (true, walked) => walked.iter().map(|walked| shards.elements(walked[place])).product::<u64>() == count(held),
+                }
+            })
         });
         if fits {
             self.known.insert(key);
@@ -138,29 +142,17 @@ impl Fitting<'_> {
     }
 }
 
-/// The indices of every factor that the rank at these coordinates walks.
-fn factors(program: &Program, spec: &KernelSpec, at: &[u64]) -> Shard {
-    let split = |factor: usize, size: u64| {
-        let mut layout = Layout::broadcast(&program.mesh);
-        let mut depth = 0;
-        for &axis in &spec.order {
-            if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-                layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition });
-                depth += 1;
-            }
+/// How the indices of a factor are dealt out.
+fn split(program: &Program, spec: &KernelSpec, factor: usize) -> Layout {
+    let mut layout = Layout::broadcast(&program.mesh);
+    let mut depth = 0;
+    for &axis in &spec.order {
+        if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
+            layout.0[axis] = Share::Split(Split { dim: 0, size: spec.factors[factor], inner: 1, depth, partition });
+            depth += 1;
         }
-        layout.shard(&[size], &program.mesh, at).remove(0)
-    };
-    spec.factors.iter().enumerate().map(|(factor, size)| split(factor, *size)).collect()
-}
-
-/// Whether a dimension that is walked exactly holds as many elements as are walked; where one factor makes up the
-/// dimension, the very ones.
-fn walks(access: &DimAccess, walked: &Shard, held: &Shard, dim: usize) -> bool {
-    match access.terms[..] {
-        [term] => walked[term.factor] == held[dim],
-        _ => access.terms.iter().map(|term| count(&walked[term.factor])).product::<u64>() == count(&held[dim]),
     }
+    layout
 }
 
 fn leaves(report: &mut Report<'_>, role: &Role) {

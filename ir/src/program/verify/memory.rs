@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shards::{Shards, elements};
+use super::shards::Shards;
 use super::structure::place;
 use super::{Code, Report};
 use crate::graph::PhaseKind;
@@ -41,12 +41,12 @@ fn sizes(report: &mut Report<'_>, shards: &mut Shards<'_>, role: &Role) {
     for id in used(role) {
         let buffer = &role.buffers[id];
         let at = || format!("stage {}, buffer {id} `{}`", role.stage, buffer.name);
-        let largest = shards.of_buffer(buffer).iter().map(|shard| elements(shard)).max().unwrap_or(0);
+        let largest = shards.of_buffer(buffer).iter().map(|shard| shards.elements(*shard)).max().unwrap_or(0);
         let needed = buffer.dtype.bytes(largest);
         report.check(buffer.bytes == needed, Code::Size, at, || format!("it has {} bytes and its largest shard {needed}", buffer.bytes));
         let end = (copies(role, buffer.region) - 1).checked_mul(role.saved_stride);
         let end = end.and_then(|last| last.checked_add(buffer.offset)?.checked_add(buffer.bytes));
-        let aligned = buffer.offset % LINE == 0 && role.saved_stride % LINE == 0;
+        let aligned = buffer.offset.is_multiple_of(LINE) && role.saved_stride.is_multiple_of(LINE);
         report.check(aligned && end.is_some_and(|end| end <= role.arena_bytes), Code::Arena, at, || {
             let copies = copies(role, buffer.region);
             format!(

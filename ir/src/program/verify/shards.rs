@@ -9,15 +9,18 @@ use crate::program::{Buffer, Program};
 /// One rank's part of a tensor, by dimension.
 pub(super) type Shard = Vec<Intervals>;
 
-/// Shards by rank and micro-batch, micro-batches innermost.
+/// Shards by rank and micro-batch, micro-batches innermost. Equal shards have one number, so that lists of them are
+/// short and compared at once.
 pub(super) struct Shards<'a> {
     program: &'a Program,
-    known: BTreeMap<(Layout, Vec<u64>), Rc<Vec<Shard>>>,
+    numbers: BTreeMap<Shard, u32>,
+    shards: Vec<Shard>,
+    known: BTreeMap<(Layout, Vec<u64>), Rc<Vec<u32>>>,
 }
 
 impl<'a> Shards<'a> {
     pub fn new(program: &'a Program) -> Self {
-        Self { program, known: BTreeMap::new() }
+        Self { program, numbers: BTreeMap::new(), shards: Vec::new(), known: BTreeMap::new() }
     }
 
     /// Coordinates by rank and micro-batch.
@@ -27,22 +30,39 @@ impl<'a> Shards<'a> {
         (0..program.mesh.ranks()).flat_map(moments)
     }
 
-    pub fn of(&mut self, layout: &Layout, shape: &[u64]) -> Rc<Vec<Shard>> {
+    /// The numbers of the shards of a tensor.
+    pub fn of(&mut self, layout: &Layout, shape: &[u64]) -> Rc<Vec<u32>> {
         let key = (layout.clone(), shape.to_vec());
         if let Some(known) = self.known.get(&key) {
             return Rc::clone(known);
         }
-        let all = Rc::new(self.places().map(|at| layout.shard(shape, &self.program.mesh, &at)).collect::<Vec<_>>());
+        let places = self.places().map(|at| self.number(layout.shard(shape, &self.program.mesh, &at))).collect();
+        let all = Rc::new(places);
         self.known.insert(key, Rc::clone(&all));
         all
     }
 
-    pub fn of_buffer(&mut self, buffer: &Buffer) -> Rc<Vec<Shard>> {
+    pub fn of_buffer(&mut self, buffer: &Buffer) -> Rc<Vec<u32>> {
         self.of(&buffer.layout, &buffer.shape)
     }
-}
 
-/// Elements of a shard.
-pub(super) fn elements(shard: &[Intervals]) -> u64 {
-    shard.iter().map(|held| count(held)).product()
+    fn number(&mut self, shard: Shard) -> u32 {
+        if let Some(known) = self.numbers.get(&shard) {
+            return *known;
+        }
+        let number = u32::try_from(self.shards.len()).expect("there are fewer places than 2^32");
+        self.shards.push(shard.clone());
+        self.numbers.insert(shard, number);
+        number
+    }
+
+    /// The shard with a number.
+    pub fn shard(&self, number: u32) -> &Shard {
+        &self.shards[number as usize]
+    }
+
+    /// Elements of the shard with a number.
+    pub fn elements(&self, number: u32) -> u64 {
+        self.shard(number).iter().map(|held| count(held)).product()
+    }
 }

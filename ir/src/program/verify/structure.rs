@@ -7,8 +7,8 @@ use crate::program::{Instruction, Program, Role};
 /// Elements and bytes stay below this, so that no product or sum of two of them overflows.
 const LIMIT: u64 = 1 << 62;
 
-/// More micro-batches than any batch is cut into.
-const MAX_MICRO_BATCHES: u64 = 1 << 20;
+/// More ranks times micro-batches than can be looked at one by one.
+const MAX_PLACES: u64 = 1 << 20;
 
 pub(super) fn check(report: &mut Report<'_>) {
     let program = report.program;
@@ -54,12 +54,13 @@ fn mesh(report: &mut Report<'_>) {
         format!("{stages} stages of a mesh of {} are no 1 to {MAX_RANKS} ranks", shown.join(" × "))
     });
     let moments = product(&sizes(true)).unwrap_or(0);
-    let fine = moments == program.micro_batches && (1..=MAX_MICRO_BATCHES).contains(&moments);
+    let places = ranks.and_then(|ranks| ranks.checked_mul(moments)).unwrap_or(1);
+    let fine = moments == program.micro_batches && moments >= 1 && places <= MAX_PLACES;
     report.check(fine, Code::Mesh, at, || format!("{} micro-batches and axes of time for {moments}", program.micro_batches));
     let tokens = product(&[program.batch, program.seq]).is_some() && program.batch >= 1;
     report.check(tokens, Code::TooLarge, at, || format!("a batch of {} samples of {} tokens", program.batch, program.seq));
     for (n, role) in program.roles.iter().enumerate() {
-        let fine = role.stage == n as u64 && role.in_flight >= 1;
+        let fine = role.stage == n as u64 && (1..=program.micro_batches).contains(&role.in_flight);
         report.check(fine, Code::Stages, at, || {
             format!("role {n} is for stage {} and holds {} micro-batches in flight", role.stage, role.in_flight)
         });
