@@ -220,6 +220,17 @@ impl Layout {
             && self.0.iter().all(|share| !matches!(share, Share::Split(split) if split.dim >= rank))
     }
 
+    /// Numbers the splits of each dimension 0, 1, … from the outside again, after some were taken away.
+    pub fn renumber(&mut self) {
+        let splits = |share: &Share| if let Share::Split(split) = share { Some(*split) } else { None };
+        let before: Vec<Split> = self.0.iter().filter_map(splits).collect();
+        for share in &mut self.0 {
+            if let Share::Split(split) = share {
+                split.depth = before.iter().filter(|other| other.dim == split.dim && other.depth < split.depth).count();
+            }
+        }
+    }
+
     /// The part of every dimension that the rank at `coordinates` holds. Splits of one dimension nest: each deals out,
     /// in order, the distinct indices of its factor that the outer ones have left.
     pub fn shard(&self, shape: &[u64], mesh: &Mesh, coordinates: &[u64]) -> Vec<Intervals> {

@@ -464,6 +464,7 @@ impl Task<'_> {
                 }
             }
             // what tensor axes do comes first; what they have left pending stays
+            layout.renumber();
             let mut depth = layout.splits(dim).len();
             for axis in self.mesh.resting_order() {
                 if matches!(self.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {

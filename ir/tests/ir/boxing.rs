@@ -335,7 +335,7 @@ fn all_pairs(dims: &[u64], mesh: &Mesh, shares: &[Share], every: usize, coverage
     for from in &all {
         for to in &all {
             number += 1;
-            if number % every == 0 {
+            if number.is_multiple_of(every) {
                 check(dims, mesh, from, to, number / every % 5, coverage, dice);
             }
         }

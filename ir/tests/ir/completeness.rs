@@ -154,14 +154,16 @@ fn extents_of(
             continue;
         }
         // an empty shard of a factor leaves the others whole
-        if let (Share::Split(split), 0) = (layout.0[0], count(&shard[dim])) {
-            if split.dim == dim {
-                let term = at_dim.terms.iter().find(|term| term.stride as u64 == split.inner && rule.factors[term.factor] == split.size)?;
-                found.extend(at_dim.terms.iter().map(|other| {
+        if let (Share::Split(split), 0) = (layout.0[0], count(&shard[dim]))
+            && split.dim == dim
+        {
+            let term = at_dim.terms.iter().find(|term| term.stride as u64 == split.inner && rule.factors[term.factor] == split.size)?;
+            found.extend(
+                at_dim.terms.iter().map(|other| {
                     (other.factor, if other.factor == term.factor { Vec::new() } else { vec![(0, rule.factors[other.factor])] })
-                }));
-                continue;
-            }
+                }),
+            );
+            continue;
         }
         found.extend(factors_of_dim(rule, at_dim, shape[dim], &shard[dim])?);
     }
@@ -444,7 +446,7 @@ fn check_derived(case: &Case<'_>, mesh: &Mesh, wrong: &mut Vec<String>) {
     for (choice, (operands, result)) in derived(&case.rule) {
         let layouts: Vec<Layout> = operands.iter().map(|share| Layout(vec![*share])).collect();
         let extents: Vec<Vec<Intervals>> =
-            (0..mesh.ranks()).map(|rank| extents_by(&case.rule, &[choice.clone()], &[0], mesh, rank)).collect();
+            (0..mesh.ranks()).map(|rank| extents_by(&case.rule, std::slice::from_ref(&choice), &[0], mesh, rank)).collect();
         for trial in 0..TRIALS {
             let results = evaluate(case, &layouts, &extents, mesh, trial == 2, &mut Dice::new(trial));
             if !holds(case, &results, &Layout(vec![result]), mesh) {
@@ -469,11 +471,11 @@ fn extents_by(rule: &SizedRule<'_>, choices: &[Choice], order: &[usize], mesh: &
             let mut layout = Layout::broadcast(mesh);
             let mut depth = 0;
             for &axis in order {
-                if let Choice::Split { factor: dealt, partition } = &choices[axis] {
-                    if *dealt == factor {
-                        layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition: *partition });
-                        depth += 1;
-                    }
+                if let Choice::Split { factor: dealt, partition } = &choices[axis]
+                    && *dealt == factor
+                {
+                    layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition: *partition });
+                    depth += 1;
                 }
             }
             layout.shard(&[size], mesh, &at).remove(0)
@@ -616,7 +618,7 @@ fn signatures_of_random_rules_hold() {
         let graph = sample::graph(seed, sample::Options::default());
         for case in cases(&graph, &format!("seed {seed}"), sample::leaves(&graph, seed)) {
             check_derived(&case, &mesh(2 + seed % 2), &mut wrong);
-            let mesh = Mesh::new(*dice.pick::<&[(&str, u64)]>(&[&[("x", 2), ("y", 2)], &[("x", 2), ("y", 3)]]));
+            let mesh = Mesh::new(dice.pick::<&[(&str, u64)]>(&[&[("x", 2), ("y", 2)], &[("x", 2), ("y", 3)]]));
             let signature = drawn(&case.rule, &mesh, &mut dice);
             wrong.extend(check_signature(&case, &mesh, &signature, &mut dice).err());
             done += 1;
