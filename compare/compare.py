@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import statistics
 import struct
 import subprocess
@@ -45,10 +46,11 @@ def write_tokens(path):
 
 
 def partita_run(directory, *options):
-    """The log of a run, one dictionary a step."""
+    """The log of a run, one dictionary a step; none if it had no steps."""
     log = WORK / "run.jsonl"
+    log.unlink(missing_ok=True)
     run(PARTITA, "run", directory, "--data", WORK / "tokens.bin", "--seed", SEED, "--threads", THREADS, "--log", log, *options)
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def torch_run(model, weights, *options):
@@ -68,6 +70,8 @@ def main():
         run(PARTITA, "compile", f"models/{model}.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", directory)
         partita_run(directory, "--steps", 0, "--save", weights)
         checkpoints = WORK / f"{model}-checkpoints"
+        # a new run refuses a directory that holds checkpoints
+        shutil.rmtree(checkpoints, ignore_errors=True)
         partita_run(directory, "--steps", 1, "--init", weights, "--checkpoint", checkpoints)
         ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
         theirs = torch_run(model, weights, "--steps", STEPS, "--state", checkpoints / "step-00000001" / "state.safetensors")

@@ -587,7 +587,7 @@ fn signatures_of_several_axes_hold() {
     for (name, build) in OPERATORS {
         let graph = step_of(*build, Optimizer::adamw());
         for case in cases(&graph, name, leaves(&graph)) {
-            for _ in 0..4 {
+            for _ in 0..16 {
                 let sizes = *dice.pick::<&[(&str, u64)]>(&[
                     &[("x", 2), ("y", 2)],
                     &[("x", 2), ("y", 3)],
