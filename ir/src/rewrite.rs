@@ -67,7 +67,7 @@ pub struct Simplified {
 /// use partita_ir::formula::{lit, x};
 /// use partita_ir::rewrite::simplify;
 /// let cube_slope = (x(0) + x(0)) * x(0) + x(0) * x(0);
-/// assert_eq!(simplify(&cube_slope.expr()).expr, (lit(3.0) * (x(0) * x(0))).expr());
+/// assert_eq!(simplify(&cube_slope.expr()).expr, (x(0) * x(0) * lit(3.0)).expr());
 /// ```
 pub fn simplify(expr: &Expr) -> Simplified {
     simplify_where(expr, &|_| false)
