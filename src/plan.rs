@@ -6,6 +6,7 @@ use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
 use partita_planner::pins::{PinError, Pins};
 use partita_planner::plan::Plan;
+use partita_planner::stages::CutError;
 use partita_planner::search::{self, Considered, SearchError};
 use partita_planner::units::Bytes;
 
@@ -99,9 +100,11 @@ fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
             Some("leave one of the pins open with `*`".to_owned()),
         ),
         SearchError::Cut(cut) => {
-            let help = format!("use `pp` of at most {}, or more `--set layers`", cut.blocks);
-            let message = format!("{} stages need at least as many repeated blocks, and the model has {}", cut.stages, cut.blocks);
-            Failure::told("partita::plan::too_many_stages", message, Some(help))
+            let help = match &cut {
+                CutError::TooFew { blocks, .. } => format!("use `pp` of at most {blocks}, or more `--set layers`"),
+                CutError::Returns { .. } => "use `pp=1`".to_owned(),
+            };
+            Failure::told("partita::plan::too_many_stages", cut, Some(help))
         }
         SearchError::Layout(layout) => {
             let help = "leave `tp`, `cp` or `sp` open, or allow uneven splits by leaving out `--even`".to_owned();

@@ -89,7 +89,7 @@ impl<'a> Shared<'a> {
         let repeat = self.repeat(op);
         let Carried { init, arg, next } = repeat.carried[n];
         let count = self.graph().loops[repeat.over.index()].count;
-        let (first, last) = if repeat.reversed { (count - 1, 0) } else { (0, count - 1) };
+        let (first, last) = (repeat.iteration(0, count), repeat.iteration(count - 1, count));
         let layout = self.plan.layouts.rest[&arg].clone();
         let within = |value: ValueId, at: u64| if self.graph().value(value).within.is_some() { at } else { 0 };
         let source = if value != arg {
@@ -110,10 +110,8 @@ impl<'a> Shared<'a> {
         let count = self.graph().loops[repeat.over.index()].count;
         let at = if self.graph().value(value).within.is_some() {
             iteration
-        } else if repeat.reversed {
-            0
         } else {
-            count - 1
+            repeat.iteration(count - 1, count)
         };
         self.plan.cut.of(repeat.over, at)
     }
@@ -176,7 +174,9 @@ impl<'a> Shared<'a> {
                 Kind::Map(_) => events.push(Event::Op((op, 0))),
                 Kind::Repeat(repeat) => {
                     let count = graph.loops[repeat.over.index()].count;
-                    let at = |n: u64| if repeat.reversed { count - 1 - n } else { n };
+                    let at = |n: u64| repeat.iteration(n, count);
+                    // what enters the repeat is boxed by the stage that made it
+                    events.extend(repeat.carried.iter().map(|carried| Event::HandOn((carried.arg, at(0)))));
                     for n in 0..count {
                         events.extend(repeat.body.iter().map(|inner| Event::Op((*inner, at(n)))));
                         // what the iteration hands on is boxed by the stage that made it

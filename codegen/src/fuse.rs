@@ -104,6 +104,10 @@ fn into(graph: &Graph, mesh: &Mesh, producer: &Lowered, reader: &Lowered) -> Opt
             return None;
         }
     }
+    // what the producer does not depend on must not be lost from a fold
+    if !out.rule.unwalked().is_empty() {
+        return None;
+    }
     Some(out)
 }
 

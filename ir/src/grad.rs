@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, x};
 use crate::graph::{Class, Composite, Def, Kind, Leaf, Op, PhaseKind, Repeat};
@@ -261,20 +262,16 @@ impl Pass<'_> {
                 lse.clone().equal(lit(f64::NEG_INFINITY)).select(lit(0.0), g * (inner - lse).exp())
             }
             Some(Reduce::Max | Reduce::Min) => {
-                // equal extremes share the cotangent evenly
-                let out = result(self);
-                let mut counting = rule.clone();
-                counting.operands.push(rule.result.clone());
-                counting.reduce = if rule.reduced().is_empty() { None } else { Some(Reduce::Sum) };
-                counting.expr = inner.clone().equal(x(operands.len())).expr();
-                let mut read = operands.clone();
-                read.push(out);
-                let dims = self.b.dims(op.result());
-                let ties = self.b.rule("ties", counting, &read, &dims);
+                // the first of equal extremes gets the cotangent. Which one is told by its indices: its value may have
+                // been rounded otherwise where it is computed again
+                let place = self.extreme_place(op, rule, inner, &operands);
                 let g = add(&mut wide, cotangent, &rule.result);
-                let extreme = add(&mut wide, out, &rule.result);
-                let ties = add(&mut wide, ties, &rule.result);
-                inner.equal(extreme).select(g / ties, lit(0.0))
+                rule.reduced().iter().enumerate().fold(g, |chosen, (n, factor)| {
+                    let mut at = rule.result.clone();
+                    at.push(DimAccess { terms: Vec::new(), offset: n as i64 + 1 });
+                    let found = add(&mut wide, place, &at);
+                    index(*factor).equal(found).select(chosen, lit(0.0))
+                })
             }
             Some(Reduce::ArgMax) => {
                 let out = result(self);
@@ -337,6 +334,24 @@ impl Pass<'_> {
         };
         rule.reduce = if rule.reduced().is_empty() { None } else { Some(Reduce::Sum) };
         self.b.rule("grad", rule, &[value], &dims)
+    }
+
+    /// Where the extreme of a fold by max or min is: a tuple (extreme, index of each folded factor).
+    fn extreme_place(&mut self, op: &Op, rule: &Rule, inner: Formula, operands: &[ValueId]) -> ValueId {
+        let along = rule.reduced();
+        let place = self.b.axis("place", along.len() as u64 + 1, Role::None);
+        let component = rule.factors.len();
+        let largest = if rule.reduce == Some(Reduce::Min) { -inner } else { inner };
+        let indices = along.iter().enumerate().skip(1).rev().fold(index(along[along.len() - 1]), |others, (n, _)| {
+            index(component).equal(lit(n as f64)).select(index(along[n - 1]), others)
+        });
+        let mut found = rule.clone();
+        found.factors.push(place);
+        found.result.push(DimAccess::factor(component));
+        found.reduce = Some(Reduce::ArgMax);
+        found.expr = index(component).equal(lit(0.0)).select(largest, indices).expr();
+        let dims = [self.b.dims(op.result()), vec![place]].concat();
+        self.b.rule("place", found, operands, &dims)
     }
 
     fn component(&self, rule: &Rule) -> usize {
@@ -442,16 +457,9 @@ impl Pass<'_> {
         let renamed: BTreeMap<usize, usize> = read.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         let mut root = expr.graft(&rule.expr, &mut |expr, n| expr.push(Node::Operand(renamed[&n])), &|factor| factor);
         rule.operands = read.iter().map(|n| rule.operands[*n].clone()).collect();
-        let walked = |factor: usize, rule: &Rule, expr: &Expr| {
-            rule.keeps(factor)
-                || rule.operands.iter().any(|access| Rule::factors_of(access).any(|known| known == factor))
-                || expr.nodes.iter().any(|node| match node {
-                    Node::Index(known) => *known == factor,
-                    Node::Random { factors, .. } => factors.contains(&factor),
-                    _ => false,
-                })
-        };
-        let gone: Vec<usize> = (0..rule.factors.len()).filter(|factor| !walked(*factor, &rule, &expr)).collect();
+        expr.root = root;
+        rule.expr = expr.clone();
+        let gone = rule.unwalked();
         for factor in gone.iter().filter(|factor| !replaced.contains(factor)) {
             let size = expr.literal(self.b.graph.size(rule.factors[*factor]) as f64);
             root = expr.binary(Binary::Mul, root, size);

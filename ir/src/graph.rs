@@ -179,6 +179,13 @@ pub struct Repeat {
     pub carried: Vec<Carried>,
 }
 
+impl Repeat {
+    /// The iteration that is gone through after `passed` others, of `count`.
+    pub fn iteration(&self, passed: u64, count: u64) -> u64 {
+        if self.reversed { count - 1 - passed } else { passed }
+    }
+}
+
 /// What an operator does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -306,7 +306,7 @@ impl Run<'_> {
         let count = self.graph.iterations(Some(repeat.over));
         let mut carried: Vec<Tensor> = repeat.carried.iter().map(|carried| self.read(carried.init, 0).clone()).collect();
         for passed in 0..count {
-            let iteration = if repeat.reversed { count - 1 - passed } else { passed };
+            let iteration = repeat.iteration(passed, count);
             for (entry, tensor) in repeat.carried.iter().zip(carried) {
                 self.env.values.insert((entry.arg, iteration), tensor);
             }

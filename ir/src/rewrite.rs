@@ -163,7 +163,13 @@ pub fn simplify_rule(rule: &Rule) -> (Rule, Vec<usize>) {
             *n = position(*n);
         }
     }
-    (Rule { operands, expr: renamed, ..rule.clone() }, kept)
+    let simpler = Rule { operands, expr: renamed, ..rule.clone() };
+    if simpler.unwalked().is_empty() {
+        (simpler, kept)
+    } else {
+        // a fold over a factor that nothing walks any more would be no legal rule
+        (rule.clone(), (0..rule.operands.len()).collect())
+    }
 }
 
 /// Simplifies every operator of a graph.

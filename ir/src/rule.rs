@@ -22,7 +22,8 @@ pub enum Reduce {
     Min,
     /// `log Σ e^x`; identity −∞.
     LogSumExp,
-    /// A tuple along the last dimension of the result: (largest, its index), the lower index on ties; identity (−∞, 0).
+    /// A tuple along the last dimension of the result: (largest, its index ...), the first in lexicographic order of
+    /// indices on ties; identity (−∞, 0 ...). A fold over several factors has one index for each.
     ArgMax,
     /// A tuple along the last dimension: (mean of `v` weighted by `e^s` ..., log Σ `e^s`), as attention folds its
     /// values over keys; identity (0 ..., −∞).
@@ -80,7 +81,7 @@ impl Reduce {
             Reduce::Min => row.iter_mut().zip(other).for_each(|(a, b)| *a = a.min(*b)),
             Reduce::LogSumExp => row.iter_mut().zip(other).for_each(|(a, b)| *a = log_add_exp(*a, *b)),
             Reduce::ArgMax => {
-                if other[0] > row[0] || (other[0] == row[0] && other[1] < row[1]) {
+                if other[0] > row[0] || (other[0] == row[0] && other[1..] < row[1..]) {
                     row.copy_from_slice(other);
                 }
             }
@@ -196,6 +197,15 @@ impl Rule {
     /// The factors that are folded.
     pub fn reduced(&self) -> Vec<usize> {
         (0..self.factors.len()).filter(|factor| !self.keeps(*factor)).collect()
+    }
+
+    /// The factors that neither the result, an operand nor the expression walks. A legal rule has none.
+    pub fn unwalked(&self) -> Vec<usize> {
+        let accessed = |factor: usize| {
+            let accesses = self.operands.iter().chain([&self.result]);
+            accesses.flat_map(|access| Self::factors_of(access)).any(|known| known == factor)
+        };
+        (0..self.factors.len()).filter(|factor| !accessed(*factor) && !self.expr.walks(*factor)).collect()
     }
 
     /// Whether every element is only moved: no arithmetic, no fold.

@@ -427,6 +427,15 @@ impl Expr {
         self.nodes.contains(&Node::Operand(n))
     }
 
+    /// Whether the value depends on where along factor `n` the point is.
+    pub fn walks(&self, n: usize) -> bool {
+        self.nodes.iter().any(|node| match node {
+            Node::Index(factor) => *factor == n,
+            Node::Random { factors, .. } => factors.contains(&n),
+            Node::Const(_) | Node::Operand(_) | Node::Unary(..) | Node::Binary(..) | Node::Select(..) => false,
+        })
+    }
+
     /// Evaluates in f64. `random` draws for (salt, factors).
     pub fn eval(&self, operands: &[f64], indices: &[u64], random: &dyn Fn(u64, &[usize]) -> f64, scratch: &mut Vec<f64>) -> f64 {
         scratch.clear();

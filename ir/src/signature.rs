@@ -111,12 +111,9 @@ impl<'a> SizedRule<'a> {
         let mut passes = Vec::new();
         if rule.is_move() {
             let keeps_components = rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
-            let has_components = |op: Reduce| match op {
-                Reduce::ArgMax => self.result.last() == Some(&2),
-                _ => self.result.last() >= Some(&2),
-            };
+            let has_components = self.result.last() >= Some(&2);
             let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
-            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components && has_components(*op)) {
+            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components && has_components) {
                 // what lies outside reads 0 on every rank, whose merge must be 0
                 if !padded || matches!(op, Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::ArgMax) {
                     passes.push(Choice::Pass { op: *op, operands: vec![0] });

@@ -94,8 +94,8 @@ pub fn evaluate(
     let seconds = per_operator(graph, mesh, cluster, layouts);
     let mut iteration = vec![0.0; graph.loops.len()];
     let (mut before, mut after) = (0.0, 0.0);
-    let probe = StageCut { stages: 2, of_iteration: graph.loops.iter().map(|repeated| edge_stages(repeated.count)).collect() };
-    let probe_homes = probe.homes(graph);
+    // with all iterations on the first of two stages, what comes after the loops is alone on the second
+    let probe_homes = StageCut::of_units(graph, 2, &[], &[]).homes(graph);
     for (op, phase, within) in primitives(graph).into_iter().filter(|(_, phase, _)| phase.per_micro_batch()) {
         let _ = phase;
         let total = seconds[&op].total();
@@ -129,11 +129,6 @@ pub fn evaluate(
         tokens,
     };
     Ok((cut, predicted))
-}
-
-/// First iterations on stage 0, last ones on stage 1: tells what comes before the loops from what comes after.
-fn edge_stages(count: u64) -> Vec<u64> {
-    (0..count).map(|at| u64::from(at + 1 == count && count > 1)).collect()
 }
 
 /// Seconds to hand a carried value to the next stage.

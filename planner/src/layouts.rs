@@ -13,6 +13,7 @@ use partita_ir::boxing::{Shape, Step};
 use partita_ir::graph::{Def, Graph, Kind, Leaf, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Mesh, Share, Split};
+use partita_ir::rule::Reduce;
 use partita_ir::signature::{Signature, SizedRule, partition_for};
 use serde::{Deserialize, Serialize};
 
@@ -281,9 +282,10 @@ impl Task<'_> {
         Ok((problem, nodes))
     }
 
-    /// Whether a value of this layout can be summed over micro-batches: P over time, or the same each time.
+    /// Whether a value of this layout can be summed over micro-batches: P(sum) over time, or the same each time.
     fn accumulates(&self, layout: &Layout) -> bool {
-        layout.0.iter().zip(&self.mesh.mesh.axes).all(|(share, axis)| !axis.time || !matches!(share, Share::Split(_)))
+        let sums = |share: &Share| matches!(share, Share::Broadcast | Share::Partial(Reduce::Sum));
+        layout.0.iter().zip(&self.mesh.mesh.axes).all(|(share, axis)| !axis.time || sums(share))
     }
 
     fn no_signature(&self, op: OpId) -> LayoutError {
@@ -359,7 +361,9 @@ impl Task<'_> {
                 Leaf::Accumulated(from) => {
                     let produced = source.get(from).map(|node| nodes[*node].provides.clone()).unwrap_or_default();
                     let splits = self.zero >= 2 && !graph.value(value).ty.dims.is_empty();
-                    let usable = produced.iter().filter(|layout| self.accumulates(layout));
+                    // what is pending while it is summed is a sum too
+                    let adds = |share: &Share| !matches!(share, Share::Partial(op) if *op != Reduce::Sum);
+                    let usable = produced.iter().filter(|layout| self.accumulates(layout) && layout.0.iter().all(adds));
                     usable
                         .map(|layout| {
                             let whole = accumulated(layout, &self.mesh.mesh);

@@ -1,12 +1,13 @@
 //! Pipeline stages: which iterations of which loop, and so which operators and leaves, live where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::{Def, Graph, Kind, Leaf, PhaseKind};
+use partita_ir::graph::{Def, Graph, Kind, Leaf, PhaseKind, Repeat};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use serde::{Deserialize, Serialize};
 
-/// A cut of the model into stages: for each loop the stage of each iteration, never falling.
+/// A cut of the model into stages: for each loop the stage of each iteration, never falling in the order in which the
+/// forward pass comes to them ([`path`]).
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StageCut {
     /// Number of stages.
@@ -17,28 +18,59 @@ pub struct StageCut {
 
 /// Why a model cannot be cut into so many stages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{stages} stages need at least as many repeated blocks, and the model has {blocks}: use pp of at most {blocks}, or more layers")]
-pub struct CutError {
-    /// Stages asked for.
-    pub stages: u64,
-    /// Iterations of all loops.
-    pub blocks: u64,
+pub enum CutError {
+    /// There is too little to cut.
+    #[error("{stages} stages need at least as many repeated blocks, and the model has {blocks}")]
+    TooFew {
+        /// Stages asked for.
+        stages: u64,
+        /// Iterations of all loops.
+        blocks: u64,
+    },
+    /// The forward pass comes to the same iterations again, so that an earlier stage would wait for a later one.
+    #[error("{stages} stages cannot be: the forward pass goes through `{name}` twice, and a pipeline does not turn back")]
+    Returns {
+        /// Stages asked for.
+        stages: u64,
+        /// The loop.
+        name: String,
+    },
+}
+
+/// The iterations that the forward pass goes through, in its order: what stages are cut from. `Err` names a loop that it
+/// comes to twice.
+pub fn path(graph: &Graph) -> Result<Vec<(LoopId, u64)>, LoopId> {
+    let mut path = Vec::new();
+    let mut seen = BTreeSet::new();
+    for op in graph.phase(PhaseKind::Forward) {
+        if let Kind::Repeat(repeat) = &graph.op(*op).kind {
+            if !seen.insert(repeat.over) {
+                return Err(repeat.over);
+            }
+            let count = graph.loops[repeat.over.index()].count;
+            path.extend((0..count).map(|passed| (repeat.over, repeat.iteration(passed, count))));
+        }
+    }
+    Ok(path)
 }
 
 impl StageCut {
     /// The cut whose slowest stage is fastest, given the seconds of one iteration of each loop, of what comes before
     /// the first loop and of what comes after the last. Ties go to the cut with the later stages fuller.
     pub fn balanced(graph: &Graph, stages: u64, iteration: &[f64], before: f64, after: f64) -> Result<Self, CutError> {
-        let units: Vec<(usize, f64)> =
-            graph.loops.iter().enumerate().flat_map(|(id, repeated)| (0..repeated.count).map(move |_| (id, iteration[id]))).collect();
+        let units = match path(graph) {
+            Ok(units) => units,
+            Err(_) if stages == 1 => Vec::new(),
+            Err(id) => return Err(CutError::Returns { stages, name: graph.loops[id.index()].name.clone() }),
+        };
         let n = units.len();
         let blocks = n as u64;
         if stages > 1 && blocks < stages {
-            return Err(CutError { stages, blocks });
+            return Err(CutError::TooFew { stages, blocks });
         }
         let mut sums = vec![0.0];
-        for (_, seconds) in &units {
-            sums.push(sums[sums.len() - 1] + seconds);
+        for (id, _) in &units {
+            sums.push(sums[sums.len() - 1] + iteration[id.index()]);
         }
         let weight =
             |from: usize, to: usize| sums[to] - sums[from] + if from == 0 { before } else { 0.0 } + if to == n { after } else { 0.0 };
@@ -67,11 +99,17 @@ impl StageCut {
             of_unit[start..end].fill(s as u64 - 1);
             end = start;
         }
-        let mut of_iteration = vec![Vec::new(); graph.loops.len()];
-        for ((id, _), stage) in units.iter().zip(of_unit) {
-            of_iteration[*id].push(stage);
+        Ok(Self::of_units(graph, stages, &units, &of_unit))
+    }
+
+    /// The cut in which the iterations of a [`path`] live on these stages.
+    pub fn of_units(graph: &Graph, stages: u64, units: &[(LoopId, u64)], of_unit: &[u64]) -> Self {
+        let mut of_iteration: Vec<Vec<u64>> =
+            graph.loops.iter().map(|repeated| vec![0; usize::try_from(repeated.count).expect("iterations fit")]).collect();
+        for ((id, iteration), stage) in units.iter().zip(of_unit) {
+            of_iteration[id.index()][usize::try_from(*iteration).expect("iterations fit")] = *stage;
         }
-        Ok(Self { stages, of_iteration })
+        Self { stages, of_iteration }
     }
 
     /// The stage of an iteration of a loop.
@@ -87,15 +125,17 @@ impl StageCut {
     /// that lives on one stage.
     pub fn homes(&self, graph: &Graph) -> Homes {
         let mut homes = Homes { ops: BTreeMap::new(), leaves: BTreeMap::new() };
-        let first_stage = |id: LoopId| self.of(id, 0);
-        let last_stage = |id: LoopId| self.of(id, graph.loops[id.index()].count - 1);
+        let stage_of = |repeat: &Repeat, last: bool| {
+            let count = graph.loops[repeat.over.index()].count;
+            self.of(repeat.over, repeat.iteration(if last { count - 1 } else { 0 }, count))
+        };
         for phase in &graph.phases {
-            let loops: Vec<(usize, LoopId)> = phase
+            let repeats: Vec<(usize, &Repeat)> = phase
                 .ops
                 .iter()
                 .enumerate()
                 .filter_map(|(at, op)| match &graph.op(*op).kind {
-                    Kind::Repeat(repeat) => Some((at, repeat.over)),
+                    Kind::Repeat(repeat) => Some((at, repeat)),
                     Kind::Map(_) => None,
                 })
                 .collect();
@@ -113,15 +153,15 @@ impl StageCut {
                         let home = match phase.kind {
                             // before a loop: with its first iteration; after the last one: with the last stage
                             PhaseKind::Forward => {
-                                let next = loops.iter().find(|(position, _)| *position > at);
-                                Some(next.map_or(self.last(), |(_, id)| first_stage(*id)))
+                                let next = repeats.iter().find(|(position, _)| *position > at);
+                                Some(next.map_or(self.last(), |(_, repeat)| stage_of(repeat, false)))
                             }
                             PhaseKind::Backward => {
-                                let before = loops.iter().rev().find(|(position, _)| *position < at);
-                                Some(before.map_or(self.last(), |(_, id)| first_stage(*id)))
+                                let before = repeats.iter().rev().find(|(position, _)| *position < at);
+                                Some(before.map_or(self.last(), |(_, repeat)| stage_of(repeat, true)))
                             }
                             PhaseKind::Count | PhaseKind::Seed => Some(self.last()),
-                            PhaseKind::Update => self.update_home(graph, op, &homes, &last_stage),
+                            PhaseKind::Update => self.update_home(graph, op, &homes),
                         };
                         homes.ops.insert((op, 0), home);
                     }
@@ -155,18 +195,31 @@ impl StageCut {
         }
     }
 
-    fn update_home(&self, graph: &Graph, op: OpId, homes: &Homes, last_stage: &dyn Fn(LoopId) -> u64) -> Option<u64> {
+    fn update_home(&self, graph: &Graph, op: OpId, homes: &Homes) -> Option<u64> {
         let operands = &graph.op(op).operands;
         let at_rest = operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. })));
         if let Some(home) = at_rest.filter_map(|value| homes.leaves.get(&(*value, 0)).copied()).min() {
             return Some(home);
         }
-        operands.iter().filter_map(|value| homes.of_value(graph, *value, 0, last_stage)).min()
+        operands.iter().filter_map(|value| self.home(graph, homes, *value, 0)).min()
     }
 
     /// The home of any value's instance.
     pub fn home(&self, graph: &Graph, homes: &Homes, value: ValueId, iteration: u64) -> Option<u64> {
-        homes.of_value(graph, value, iteration, &|id| self.of(id, graph.loops[id.index()].count - 1))
+        match &graph.value(value).def {
+            Def::Leaf(Leaf::Accumulated(from)) => self.home(graph, homes, *from, iteration),
+            Def::Leaf(_) => homes.leaves.get(&(value, iteration)).copied(),
+            Def::Result(op, n) => match &graph.op(*op).kind {
+                Kind::Map(_) => homes.ops.get(&(*op, iteration)).copied().flatten(),
+                Kind::Repeat(repeat) => {
+                    let count = graph.loops[repeat.over.index()].count;
+                    let end = repeat.iteration(count - 1, count);
+                    let next = self.home(graph, homes, repeat.carried[*n].next, end);
+                    next.or_else(|| Some(self.of(repeat.over, end)))
+                }
+            },
+            Def::Carried(..) => None,
+        }
     }
 }
 
@@ -177,23 +230,4 @@ pub struct Homes {
     pub ops: BTreeMap<(OpId, u64), Option<u64>>,
     /// Of leaves that live on one stage.
     pub leaves: BTreeMap<(ValueId, u64), u64>,
-}
-
-impl Homes {
-    fn of_value(&self, graph: &Graph, value: ValueId, iteration: u64, last_stage: &dyn Fn(LoopId) -> u64) -> Option<u64> {
-        match &graph.value(value).def {
-            Def::Leaf(Leaf::Accumulated(from)) => self.of_value(graph, *from, iteration, last_stage),
-            Def::Leaf(_) => self.leaves.get(&(value, iteration)).copied(),
-            Def::Result(op, n) => match &graph.op(*op).kind {
-                Kind::Map(_) => self.ops.get(&(*op, iteration)).copied().flatten(),
-                Kind::Repeat(repeat) => {
-                    // the last iteration's value; a reversed repeat ends with iteration 0
-                    let end = if repeat.reversed { 0 } else { graph.loops[repeat.over.index()].count - 1 };
-                    self.of_value(graph, repeat.carried[*n].next, end, last_stage)
-                        .or_else(|| Some(if repeat.reversed { 0 } else { last_stage(repeat.over) }))
-                }
-            },
-            Def::Carried(..) => None,
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use partita_codegen::compile;
 use partita_ir::axis::Role;
 use partita_ir::grad::Recompute;
-use partita_ir::graph::{Graph, Kind};
+use partita_ir::graph::Graph;
 use partita_ir::layout::{Mesh, MeshAxis, Partition};
 use partita_ir::program::Program;
 use partita_ir::rule::Reduce;
@@ -16,7 +16,7 @@ use partita_planner::mesh::{AxisUse, Degrees, MeshPlan};
 use partita_planner::pins::ScheduleKind;
 use partita_planner::plan::{Plan, Predicted};
 use partita_planner::search::finish;
-use partita_planner::stages::StageCut;
+use partita_planner::stages::{StageCut, path};
 use partita_planner::strategy::Constraints;
 
 use super::sharded::Dice;
@@ -113,6 +113,19 @@ impl Case {
         }
     }
 
+    /// The same with whole batches.
+    pub fn without_micro_batches(&self) -> Self {
+        let mut case = self.clone();
+        let MeshPlan { mesh, uses, partitions, micro_batches } = &mut case.mesh;
+        let keep: Vec<bool> = uses.iter().map(|used| *used != AxisUse::Micro).collect();
+        let kept = |n: usize| keep[n];
+        mesh.axes = mesh.axes.iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, axis)| axis.clone()).collect();
+        *partitions = partitions.iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, partition)| *partition).collect();
+        uses.retain(|used| *used != AxisUse::Micro);
+        *micro_batches = 1;
+        case
+    }
+
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator
     /// couples the samples of different micro-batches.
     pub fn plan(&self, cluster: &Cluster) -> Option<(Plan, Program)> {
@@ -182,25 +195,11 @@ fn mesh(sizes: &[u64], micro: u64, batch: u64, dice: &mut Dice) -> MeshPlan {
 
 /// A cut that gives every stage some iteration.
 fn cut(graph: &Graph, stages: u64, dice: &mut Dice) -> StageCut {
-    let counts: Vec<u64> = graph.loops.iter().map(|repeat| repeat.count).collect();
-    let units = counts.iter().sum::<u64>() as usize;
-    let mut first: Vec<usize> = (1..units).collect();
+    let units = path(graph).expect("sampled models have a loop of its own for each repeat");
+    let mut first: Vec<usize> = (1..units.len()).collect();
     while first.len() as u64 > stages - 1 {
         first.remove(dice.below(first.len()));
     }
-    let stage_of = |unit: usize| first.iter().filter(|start| **start <= unit).count() as u64;
-    let mut unit = 0;
-    let of_iteration = counts
-        .iter()
-        .map(|count| {
-            (0..*count)
-                .map(|_| {
-                    unit += 1;
-                    stage_of(unit - 1)
-                })
-                .collect()
-        })
-        .collect();
-    debug_assert!(graph.ops.iter().any(|op| matches!(op.kind, Kind::Repeat(_))));
-    StageCut { stages, of_iteration }
+    let of_unit: Vec<u64> = (0..units.len()).map(|unit| first.iter().filter(|start| **start <= unit).count() as u64).collect();
+    StageCut::of_units(graph, stages, &units, &of_unit)
 }

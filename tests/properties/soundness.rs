@@ -29,7 +29,28 @@ pub enum Verdict {
 
 /// Runs a case both ways.
 pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verdict {
-    let Some((plan, program)) = case.plan(cluster) else { return Verdict::Nothing("no layouts go together") };
+    // where an operator couples samples, they stay together
+    let planned = case.plan(cluster).or_else(|| case.without_micro_batches().plan(cluster));
+    let Some((plan, program)) = planned else { return Verdict::Nothing("no layouts go together") };
+    if std::env::var_os("PARTITA_SHOW").is_some() {
+        println!("{case}\n{}\nstages {:?}", partita_ir::text::print(&plan.graph), plan.cut.of_iteration);
+        for (n, kernel) in program.kernels.iter().enumerate() {
+            println!("kernel {n} {} {:?} splits {:?}\n    {}", kernel.name, kernel.factors, kernel.splits, partita_ir::text::print_expr(&kernel.rule.expr));
+        }
+    }
+    if std::env::var("PARTITA_SHOW").as_deref() == Ok("messages") {
+        for role in &program.roles {
+            for section in &role.sections {
+                for (n, one) in section.instructions.iter().enumerate() {
+                    if let partita_ir::program::Instruction::Send { buffer, stage, channel }
+                    | partita_ir::program::Instruction::Receive { buffer, stage, channel } = one
+                    {
+                        println!("stage {} {} {n}: {} {} to/from {stage} ch {channel}", role.stage, section.phase.word(), if one.writes().is_some() {"receive"} else {"send"}, role.buffers[*buffer].name);
+                    }
+                }
+            }
+        }
+    }
     let samples = samples(case);
     let want = expected(case, &samples);
     if !finite(&want) {

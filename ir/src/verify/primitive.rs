@@ -39,9 +39,9 @@ fn primitive(report: &mut Report<'_>, at: Place, op: &Op, rule: &Rule) {
     if !in_range {
         return;
     }
-    for (factor, axis) in rule.factors.iter().enumerate() {
-        let used = named.contains(&factor) || rule.expr.nodes.iter().any(|node| reads_factor(node, factor));
-        report.check(used, Code::FactorUnused, at, || format!("nothing reads factor {factor} `{}`", graph.axis(*axis).name));
+    for factor in rule.unwalked() {
+        let name = &graph.axis(rule.factors[factor]).name;
+        report.check(false, Code::FactorUnused, at, || format!("nothing reads factor {factor} `{name}`"));
     }
     let sizes = graph.factor_sizes(rule);
     let dims: Vec<&DimAccess> = accesses.iter().flat_map(|(access, _)| access.iter()).collect();
@@ -88,7 +88,7 @@ fn reduction(report: &mut Report<'_>, at: Place, rule: &Rule, sizes: &[u64]) {
     });
     if let Some(reduce) = rule.reduce.filter(|reduce| reduce.is_tuple()) {
         let single = rule.result.last().and_then(|dim| if let [term] = dim.terms[..] { Some(sizes[term.factor]) } else { None });
-        let holds = single.is_some_and(|size| reduce != Reduce::ArgMax || size == 2);
+        let holds = single.is_some_and(|size| reduce != Reduce::ArgMax || size >= 2);
         report.check(holds, Code::Tuple, at, || format!("the last dimension of its result cannot hold the tuples of {}", reduce.word()));
     }
 }
@@ -114,14 +114,6 @@ fn expression(report: &mut Report<'_>, at: Place, expr: &Expr, rule: &Rule) {
             }
             Node::Const(_) | Node::Unary(..) | Node::Binary(..) | Node::Select(..) => {}
         }
-    }
-}
-
-fn reads_factor(node: &Node, factor: usize) -> bool {
-    match node {
-        Node::Index(n) => *n == factor,
-        Node::Random { factors, .. } => factors.contains(&factor),
-        Node::Const(_) | Node::Operand(_) | Node::Unary(..) | Node::Binary(..) | Node::Select(..) => false,
     }
 }
 

@@ -23,13 +23,12 @@ pub(super) fn width(dtype: DType) -> Result<usize, CommError> {
 /// Whether rows of `row` elements can be reduced with `op`.
 pub(super) fn check(op: Reduce, dtype: DType, row: usize) -> Result<(), CommError> {
     let shape = if op.is_tuple() { row >= 2 } else { row >= 1 };
-    let pair = op != Reduce::ArgMax || row == 2;
     let element = match dtype {
         DType::F64 | DType::F32 | DType::Bf16 | DType::Fp16 => true,
         DType::I32 => matches!(op, Reduce::Sum | Reduce::Max | Reduce::Min),
         DType::Fp8 | DType::Fp4 => false,
     };
-    if shape && pair && element { Ok(()) } else { Err(CommError::Unsupported { op, dtype, row }) }
+    if shape && element { Ok(()) } else { Err(CommError::Unsupported { op, dtype, row }) }
 }
 
 /// An element as bytes and as the number that tuples and rare types are folded in.
