@@ -26,6 +26,17 @@ pub struct Builder {
     pub span: Option<Span>,
 }
 
+/// How far a graph under construction has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    axes: usize,
+    values: usize,
+    /// Operators so far.
+    pub ops: usize,
+    composites: usize,
+    scope: usize,
+}
+
 impl Builder {
     /// An empty graph; floating-point values are of type `float`.
     pub fn new(name: &str, float: DType) -> Self {
@@ -87,6 +98,22 @@ impl Builder {
     /// The dimensions of a value.
     pub fn dims(&self, id: ValueId) -> Vec<AxisId> {
         self.graph.value(id).ty.dims.clone()
+    }
+
+    /// How far the graph has come, for [`Builder::rewind`].
+    pub fn mark(&self) -> Mark {
+        let graph = &self.graph;
+        let scope = self.scopes.last().map_or(0, Vec::len);
+        Mark { axes: graph.axes.len(), values: graph.values.len(), ops: graph.ops.len(), composites: graph.composites.len(), scope }
+    }
+
+    /// Takes out what was added to the open scope since a mark.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.graph.axes.truncate(mark.axes);
+        self.graph.values.truncate(mark.values);
+        self.graph.ops.truncate(mark.ops);
+        self.graph.composites.truncate(mark.composites);
+        self.scopes.last_mut().expect("a scope is open").truncate(mark.scope);
     }
 
     /// Runs `build` with its operators in a new composite of this name and class.

@@ -267,27 +267,20 @@ impl Pass<'_> {
                 let place = self.extreme_place(op, rule, inner, &operands);
                 let g = add(&mut wide, cotangent, &rule.result);
                 rule.reduced().iter().enumerate().fold(g, |chosen, (n, factor)| {
-                    let mut at = rule.result.clone();
-                    at.push(DimAccess { terms: Vec::new(), offset: n as i64 + 1 });
-                    let found = add(&mut wide, place, &at);
+                    let found = add(&mut wide, place, &[&rule.result[..], &[at_entry(n + 1)]].concat());
                     index(*factor).equal(found).select(chosen, lit(0.0))
                 })
             }
             Some(Reduce::ArgMax) => {
                 let out = result(self);
-                let component = self.component(rule);
-                let mut at = rule.result.clone();
-                let last = at.len() - 1;
-                at[last] = DimAccess { terms: Vec::new(), offset: 1 };
-                let chosen = add(&mut wide, out, &at);
-                at[last].offset = 0;
-                let g = add(&mut wide, cotangent, &at);
-                let along = rule.reduced();
-                let [along] = along[..] else {
-                    return Err(GradError { op: id, reason: "argmax over several axes at once".into() });
-                };
+                let kept = &rule.result[..rule.result.len() - 1];
+                let g = add(&mut wide, cotangent, &[kept, &[at_entry(0)]].concat());
+                let at_place = rule.reduced().iter().enumerate().fold(g, |chosen, (n, factor)| {
+                    let found = add(&mut wide, out, &[kept, &[at_entry(n + 1)]].concat());
+                    index(*factor).equal(found).select(chosen, lit(0.0))
+                });
                 // only the first component, the maximum, varies
-                index(component).equal(lit(0.0)).select(index(along).equal(chosen).select(g, lit(0.0)), lit(0.0))
+                index(self.component(rule)).equal(lit(0.0)).select(at_place, lit(0.0))
             }
             Some(Reduce::Softmax) => self.softmax_weight(rule, op, &operands, cotangent, &mut wide, &mut values),
         };
@@ -524,6 +517,11 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// One entry of a tuple.
+fn at_entry(n: usize) -> DimAccess {
+    DimAccess { terms: Vec::new(), offset: n as i64 }
 }
 
 /// A tensor of zeros like `like`, in the open scope.

@@ -241,7 +241,19 @@ pub fn initial_leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tens
 /// Runs all phases of a graph once, on the whole batch. `leaves` holds inputs, parameters and states by iteration (0
 /// outside loops); a supplied scalar that it lacks follows from `step`, which counts from 0.
 pub fn run(graph: &Graph, leaves: BTreeMap<(ValueId, u64), Tensor>, seed: u64, step: u64) -> Env {
-    let mut run = Run { graph, env: Env { values: leaves, ..Env::default() }, seed, step };
+    run_rounded(graph, leaves, seed, step, &|x| x)
+}
+
+/// The same with every number that an operator computes passed through `round`: what a graph computes when it is rounded
+/// otherwise, for telling whether its numbers depend on that.
+pub fn run_rounded(
+    graph: &Graph,
+    leaves: BTreeMap<(ValueId, u64), Tensor>,
+    seed: u64,
+    step: u64,
+    round: &dyn Fn(f64) -> f64,
+) -> Env {
+    let mut run = Run { graph, env: Env { values: leaves, ..Env::default() }, seed, step, round };
     for (index, value) in graph.values.iter().enumerate() {
         match value.def {
             Def::Leaf(Leaf::Accumulated(of)) => {
@@ -275,6 +287,7 @@ struct Run<'a> {
     env: Env,
     seed: u64,
     step: u64,
+    round: &'a dyn Fn(f64) -> f64,
 }
 
 impl Run<'_> {
@@ -296,7 +309,8 @@ impl Run<'_> {
         }
         let sizes = graph.factor_sizes(rule);
         let ctx = DrawContext { seed: self.seed, step: self.step, iteration };
-        let result = eval_rule(rule, &whole(&sizes), &sizes, &tensors, &shapes, ctx);
+        let mut result = eval_rule(rule, &whole(&sizes), &sizes, &tensors, &shapes, ctx);
+        result.data.iter_mut().for_each(|x| *x = (self.round)(*x));
         let value = graph.op(op).result();
         assert_eq!(result.shape, graph.shape(value), "{op} defines {value} `{}`", graph.value(value).name);
         self.env.values.insert((value, iteration), result);

@@ -15,7 +15,7 @@ use crate::formula::{Formula, lit, x};
 use crate::graph::{Def, Graph, Init, Leaf, Source};
 use crate::id::{AxisId, Id, ValueId};
 use crate::interpret::{Tensor, initial_leaves};
-use crate::rule::Reduce;
+use crate::rule::{DimAccess, Reduce};
 use crate::scalar::{Binary, Expr};
 
 use dice::Dice;
@@ -38,6 +38,8 @@ pub struct Options {
     pub kinks: bool,
     /// Whether there may be reads with a stride and an offset (convolutions), which have no gradient.
     pub windows: bool,
+    /// Whether no operator but the loss brings samples together, as micro-batches need it.
+    pub apart: bool,
     /// Type of floating-point values.
     pub float: DType,
 }
@@ -45,7 +47,7 @@ pub struct Options {
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { steps: 6, repeats: true, kinks: true, windows: true, float: DType::F64 }
+        Self { steps: 6, repeats: true, kinks: true, windows: true, apart: false, float: DType::F64 }
     }
 }
 
@@ -184,15 +186,36 @@ impl Sampler {
         for _ in 0..40 {
             let kind = *self.dice.choose(steps::STEPS).expect("there are steps");
             let unread = self.unread.clone();
-            let (axes, values) = (self.b.graph.axes.len(), self.b.graph.values.len());
-            if let Some(value) = kind(self) {
+            let mark = self.b.mark();
+            if let Some(value) = kind(self)
+                && !(self.options.apart && self.couples(mark.ops))
+            {
                 return self.made(value);
             }
-            // what it had picked is still unread, and the axes and parameters that it had made are gone
+            // what it had picked is still unread, and what it had made is gone
             self.unread = unread;
-            self.b.graph.axes.truncate(axes);
-            self.b.graph.values.truncate(values);
+            self.b.rewind(mark);
         }
+    }
+
+    /// Whether an operator since number `first` brings samples together or tells them apart by their parameters.
+    fn couples(&self, first: usize) -> bool {
+        let graph = &self.b.graph;
+        graph.ops[first..].iter().any(|op| {
+            let rule = op.rule().expect("steps are primitives");
+            let read = rule.operands.iter().zip(&op.operands).map(|(access, value)| (access, *value));
+            let mut all = read.chain([(&rule.result, op.result())]);
+            let of_batch = |value: ValueId| graph.value(value).ty.dims.iter().position(|axis| *axis == self.batch);
+            all.any(|(access, value)| {
+                let param = matches!(graph.leaf(value), Some(Leaf::Param(_)));
+                of_batch(value).is_some_and(|dim| {
+                    let [term] = access[dim].terms[..] else { return true };
+                    // element by element: the result walks the same factor along the same axis
+                    let kept = of_batch(op.result()).is_some_and(|dim| rule.result[dim] == DimAccess::factor(term.factor));
+                    param || !kept || access[dim] != DimAccess::factor(term.factor)
+                })
+            })
+        })
     }
 
     /// Adds a repeat of a few steps that carries one or two values.

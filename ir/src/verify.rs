@@ -32,7 +32,7 @@
 //! - `factor_twice`: the result walks no factor twice.
 //! - `result_exact`: the factors of a result's dimension walk it exactly.
 //! - `reduce`: there is a reduction if and only if a factor is not in the result.
-//! - `tuple`: the last dimension of a reduced tuple is one factor, of size 2 or more for `argmax`.
+//! - `tuple`: the last dimension of a reduced tuple is one factor; `argmax` has one entry more than folded factors.
 //! - `expression`: a node reads only earlier nodes and operands that exist, and the root exists.
 //! - `result_float`: a primitive's result is floating point; integers are only read.
 //! - `carried_type`: init, argument, next and result of a carried value have one type.

@@ -280,7 +280,6 @@ fn mutate(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "on some damage the verifier takes memory without limit (docs/decisions.md, 29); run it by name"]
 fn no_damage_to_a_program_makes_it_panic() {
     let work = Work::new();
     let settings = [("pp=2,mbs=4", 2), ("tp=2", 2), ("cp=2", 2)];

@@ -84,14 +84,16 @@ impl Case {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let steps = 2 + dice.below(5);
-        let options = sample::Options { steps, windows: false, kinks: dice.below(2) == 0, ..sample::Options::default() };
+        // a third of the models are for micro-batches
+        let apart = dice.below(3) == 0;
+        let options = sample::Options { steps, windows: false, kinks: dice.below(2) == 0, apart, ..sample::Options::default() };
         let model = sample::graph(seed, options);
         let sizes: &[u64] = if dice.below(12) == 0 { &[2, 2, 2, 2] } else { dice.pick::<&[u64]>(&MESHES[..MESHES.len() - 1]) };
         let ranks: u64 = sizes.iter().product();
         let blocks: u64 = model.loops.iter().map(|repeat| repeat.count).sum();
         let stages = (1..=blocks.min(3)).rev().find(|stages| ranks * stages <= 16 && dice.below(2) == 0).unwrap_or(1);
         let batch = model.axes.iter().find(|axis| axis.role == Role::Batch).unwrap().size;
-        let micro = if stages > 1 || dice.below(3) == 0 { 1 + dice.below(4) as u64 } else { 1 };
+        let micro = if apart { 1 + dice.below(4) as u64 } else { 1 };
         let mesh = mesh(sizes, micro, batch, &mut dice);
         let constraints = Constraints {
             sp: *dice.pick(&[None, None, None, Some(true), Some(false)]),
@@ -111,19 +113,6 @@ impl Case {
             constraints,
             most: 1 + dice.below(12),
         }
-    }
-
-    /// The same with whole batches.
-    pub fn without_micro_batches(&self) -> Self {
-        let mut case = self.clone();
-        let MeshPlan { mesh, uses, partitions, micro_batches } = &mut case.mesh;
-        let keep: Vec<bool> = uses.iter().map(|used| *used != AxisUse::Micro).collect();
-        let kept = |n: usize| keep[n];
-        mesh.axes = mesh.axes.iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, axis)| axis.clone()).collect();
-        *partitions = partitions.iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, partition)| *partition).collect();
-        uses.retain(|used| *used != AxisUse::Micro);
-        *micro_batches = 1;
-        case
     }
 
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator

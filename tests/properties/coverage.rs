@@ -2,17 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::Kind;
+use partita_ir::graph::{Graph, Kind, PhaseKind};
+use partita_ir::id::{Id, OpId};
 use partita_ir::program::Program;
 use partita_ir::signature::{Choice, SizedRule};
 use partita_planner::layouts::primitives;
+use partita_planner::mesh::AxisUse;
 use partita_planner::plan::Plan;
+
+/// An operator as its phase, composite or class, and name; with a kind of signature.
+type Pair = (String, String);
 
 /// Counts of what was met.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// Operator (phase and name of its result) × kind of signature on an axis of more than one rank or moment.
-    pub signatures: BTreeMap<(String, String), usize>,
+    /// Operator × kind of signature on an axis of more than one rank or moment: in how many places it was drawn.
+    pub signatures: BTreeMap<Pair, usize>,
+    /// In how many places its rule admits it.
+    pub admitted: BTreeMap<Pair, usize>,
     /// Kinds of boxing steps.
     pub boxings: BTreeMap<&'static str, usize>,
     /// Shares of boxing steps before and after on the axes along which they run.
@@ -23,6 +30,24 @@ pub struct Coverage {
     pub empty: usize,
     /// Anything else worth a word: zero=3, stages=2, ...
     pub settings: BTreeMap<String, usize>,
+}
+
+/// What an operator is called here.
+fn operator(graph: &Graph, op: OpId, phase: PhaseKind) -> String {
+    let node = graph.op(op);
+    let name = graph.value(node.result()).name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    // parameters' names differ by their numbers, and an update's result has its parameter's
+    let group = node.composite.map_or(node.class.word(), |composite| &graph.composites[composite.index()].name);
+    format!("{} {group}: {name}", phase.word())
+}
+
+fn kind(rule: &SizedRule<'_>, choice: &Choice) -> String {
+    match choice {
+        Choice::Replicate => "replicate".to_owned(),
+        Choice::Split { factor, .. } if rule.rule.keeps(*factor) => "split".to_owned(),
+        Choice::Split { .. } => format!("fold P({})", rule.rule.reduce.expect("a fold has an op").word()),
+        Choice::Pass { op, .. } => format!("pass P({})", op.word()),
+    }
 }
 
 fn share(share: &partita_ir::layout::Share) -> &'static str {
@@ -46,18 +71,17 @@ impl Coverage {
         let graph = &plan.graph;
         for (op, phase, _) in primitives(graph) {
             let rule = SizedRule::of(graph, op).expect("a primitive");
-            let name = graph.value(graph.op(op).result()).name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').to_owned();
+            let name = operator(graph, op, phase);
             for (axis, choice) in plan.layouts.signatures[&op].choices.iter().enumerate() {
                 if plan.mesh.mesh.axes[axis].size == 1 {
                     continue;
                 }
-                let kind = match choice {
-                    Choice::Replicate => "replicate".to_owned(),
-                    Choice::Split { factor, .. } if rule.rule.keeps(*factor) => "split".to_owned(),
-                    Choice::Split { .. } => format!("fold P({})", rule.rule.reduce.expect("a fold has an op").word()),
-                    Choice::Pass { op, .. } => format!("pass P({})", op.word()),
-                };
-                *self.signatures.entry((format!("{} {name}", phase.word()), kind)).or_default() += 1;
+                *self.signatures.entry((name.clone(), kind(&rule, choice))).or_default() += 1;
+                // on these axes an operator is free
+                if plan.mesh.uses[axis] == AxisUse::Tensor || plan.mesh.uses[axis] != AxisUse::Micro && !phase.per_micro_batch() {
+                    let kinds: BTreeSet<String> = rule.choices().iter().map(|choice| kind(&rule, choice)).collect();
+                    kinds.into_iter().for_each(|kind| *self.admitted.entry((name.clone(), kind)).or_default() += 1);
+                }
             }
         }
         for spec in &program.boxings {
@@ -87,15 +111,19 @@ impl Coverage {
 
     /// Lines for people.
     pub fn print(&self) {
-        println!(
-            "meshes {:?}\nboxings {:?}\nshares {:?}\nsettings {:?}\nempty {}",
-            self.meshes, self.boxings, self.shares, self.settings, self.empty
-        );
+        println!("operator: kind of signature and in how many places of those that admit it");
         let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for ((name, kind), times) in &self.signatures {
-            by_name.entry(name).or_default().push(format!("{kind} {times}"));
+        for ((name, kind), places) in &self.admitted {
+            let drawn = self.signatures.get(&(name.clone(), kind.clone())).copied().unwrap_or(0);
+            by_name.entry(name).or_default().push(format!("{kind} {drawn}/{places}"));
         }
-        by_name.iter().for_each(|(name, kinds)| println!("{name}: {}", kinds.join(", ")));
+        by_name.iter().for_each(|(name, kinds)| println!("  {name}: {}", kinds.join(", ")));
+        let line = |what: &str, counts: Vec<String>| println!("{what}: {}", counts.join(", "));
+        line("boxings", self.boxings.iter().map(|(word, n)| format!("{word} {n}")).collect());
+        line("shares", self.shares.iter().map(|((from, to), n)| format!("{from} -> {to} {n}")).collect());
+        line("meshes", self.meshes.iter().map(|(sizes, n)| format!("{sizes:?} {n}")).collect());
+        line("settings", self.settings.iter().map(|(word, n)| format!("{word} {n}")).collect());
+        println!("cases with empty shards: {}", self.empty);
     }
 
     /// What is demanded and was not met.
@@ -106,10 +134,15 @@ impl Coverage {
                 missing.push(what);
             }
         };
-        for (name, kinds) in SIGNATURES {
-            for kind in *kinds {
-                demand(self.signatures.contains_key(&((*name).to_owned(), (*kind).to_owned())), format!("{name} × {kind}"));
-            }
+        // in so many places one of several dozen kinds would be drawn by chance
+        let often = |places: &&usize| **places >= OFTEN;
+        for ((name, kind), places) in self.admitted.iter().filter(|(_, places)| often(places)) {
+            let met = self.signatures.contains_key(&(name.clone(), kind.clone()));
+            demand(met, format!("{name} × {kind}, which {places} places admit"));
+        }
+        for name in OPERATORS {
+            let met = self.signatures.keys().any(|(known, _)| known == name);
+            demand(met, format!("the operator {name}"));
         }
         let words = ["all-reduce", "reduce-scatter", "all-gather", "all-to-all", "slice", "keep", "pad", "exchange"];
         words.iter().for_each(|word| demand(self.boxings.contains_key(word), (*word).to_owned()));
@@ -125,22 +158,149 @@ impl Coverage {
         demand(self.empty > 10, "empty shards".to_owned());
         missing
     }
-
-    /// How many different things were met.
-    pub fn breadth(&self) -> usize {
-        let names: BTreeSet<&String> = self.signatures.keys().map(|(name, _)| name).collect();
-        names.len()
-    }
 }
 
-const ALWAYS: &[&str] = &["replicate", "split"];
+/// A kind of signature that so many places admit has to occur.
+const OFTEN: usize = 60;
 
-/// Operators and the kinds of signatures that must occur.
-const SIGNATURES: &[(&str, &[&str])] = &[("forward embedded", ALWAYS)];
+/// Operators that have to occur: every kind of step of `partita_ir::sample`, forward and backward, and the update.
+const OPERATORS: &[&str] = &[
+    "backward attention_grad: attention",
+    "backward attention_grad: dropout",
+    "backward attention_grad: grad",
+    "backward attention_grad: logsumexp",
+    "backward attention_grad: masked",
+    "backward attention_grad: scores",
+    "backward attention_grad: weights",
+    "backward contraction: grad",
+    "backward contraction: joined",
+    "backward contraction: projection",
+    "backward cross_entropy_grad: grad",
+    "backward dropout_grad: grad",
+    "backward layer_norm_grad: grad",
+    "backward other: elementwise",
+    "backward other: grad",
+    "backward other: linear",
+    "backward other: mean",
+    "backward other: merge",
+    "backward other: past",
+    "backward other: place",
+    "backward other: rule",
+    "backward other: scaled",
+    "backward other: score",
+    "backward other: slice",
+    "backward other: softmax_fold",
+    "backward other: spread",
+    "backward other: sum",
+    "backward other: transpose",
+    "backward other: zeros",
+    "backward rms_norm_grad: grad",
+    "backward rotary_grad: cos",
+    "backward rotary_grad: grad",
+    "backward rotary_grad: rotary",
+    "backward rotary_grad: sin",
+    "backward softmax_grad: grad",
+    "backward softmax_grad: logsumexp",
+    "backward softmax_grad: softmax",
+    "count loss: loss_count",
+    "count other: count",
+    "forward attention: attention",
+    "forward attention: dropout",
+    "forward attention: logsumexp",
+    "forward attention: masked",
+    "forward attention: scores",
+    "forward attention: weights",
+    "forward contraction: contraction",
+    "forward contraction: embedded",
+    "forward contraction: gathered",
+    "forward contraction: joined",
+    "forward contraction: logits",
+    "forward contraction: projection",
+    "forward cross_entropy: chosen",
+    "forward cross_entropy: logsumexp",
+    "forward cross_entropy: loss_sum",
+    "forward dropout: dropout",
+    "forward layer_norm: layer_norm",
+    "forward layer_norm: mean",
+    "forward layer_norm: scale",
+    "forward layer_norm: squares",
+    "forward layer_norm: sum",
+    "forward other: argmax",
+    "forward other: elementwise",
+    "forward other: fold",
+    "forward other: join",
+    "forward other: linear",
+    "forward other: mean",
+    "forward other: merge",
+    "forward other: past",
+    "forward other: rule",
+    "forward other: scaled",
+    "forward other: slice",
+    "forward other: softmax_fold",
+    "forward other: split",
+    "forward other: squares",
+    "forward other: take",
+    "forward other: transpose",
+    "forward rms_norm: rms_norm",
+    "forward rms_norm: scale",
+    "forward rms_norm: squares",
+    "forward rotary: cos",
+    "forward rotary: rotary",
+    "forward rotary: sin",
+    "forward softmax: logsumexp",
+    "forward softmax: softmax",
+    "seed loss: seed",
+    "update loss: loss",
+    "update optimizer: clip",
+    "update optimizer: clipped",
+    "update optimizer: correction",
+    "update optimizer: grad_norm",
+    "update optimizer: lr",
+    "update optimizer: m",
+    "update optimizer: square",
+    "update optimizer: squares",
+    "update optimizer: v",
+    "update optimizer: w",
+];
 
-/// Shares before and after, on an axis along which a boxing runs.
-const SHARES: &[(&str, &str)] = &[("B", "S")];
+/// Shares before and after that have to occur on an axis along which a boxing runs.
+const SHARES: &[(&str, &str)] = &[
+    ("B", "P(max)"),
+    ("B", "P(sum)"),
+    ("B", "P(tuple)"),
+    ("B", "S"),
+    ("B", "major S"),
+    ("B", "zigzag S"),
+    ("P(max)", "B"),
+    ("P(max)", "S"),
+    ("P(max)", "major S"),
+    ("P(max)", "zigzag S"),
+    ("P(sum)", "B"),
+    ("P(sum)", "S"),
+    ("P(sum)", "major S"),
+    ("P(sum)", "zigzag S"),
+    ("P(tuple)", "B"),
+    ("P(tuple)", "S"),
+    ("S", "B"),
+    ("S", "P(max)"),
+    ("S", "P(sum)"),
+    ("S", "P(tuple)"),
+    ("S", "S"),
+    ("S", "major S"),
+    ("S", "zigzag S"),
+    ("major S", "B"),
+    ("major S", "P(max)"),
+    ("major S", "P(sum)"),
+    ("major S", "S"),
+    ("zigzag S", "B"),
+    ("zigzag S", "P(max)"),
+    ("zigzag S", "P(sum)"),
+    ("zigzag S", "S"),
+    ("zigzag S", "zigzag S"),
+];
 
-/// Words that must occur among the settings.
-const SETTINGS: &[&str] =
-    &["zero=0", "zero=1", "zero=2", "zero=3", "stages=1", "stages=2", "stages=3", "repeat", "Data", "Micro", "Context", "Tensor"];
+/// Words that have to occur among the settings.
+const SETTINGS: &[&str] = &[
+    "zero=0", "zero=1", "zero=2", "zero=3", "stages=1", "stages=2", "stages=3", "repeat", "Data", "Micro", "Context", "Tensor",
+    "recompute=none", "recompute=full", "sgd", "adamw",
+];

@@ -8,7 +8,7 @@ use partita_planner::cluster::Cluster;
 
 use super::case::Case;
 use super::coverage::Coverage;
-use super::outcome::{difference, expected, finite, measured, samples};
+use super::outcome::{difference, expected, finite, jumps, measured, samples};
 
 /// The tolerance of everything, relative to the largest magnitude of its kind.
 const TOLERANCE: f64 = 1e-9;
@@ -29,9 +29,7 @@ pub enum Verdict {
 
 /// Runs a case both ways.
 pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verdict {
-    // where an operator couples samples, they stay together
-    let planned = case.plan(cluster).or_else(|| case.without_micro_batches().plan(cluster));
-    let Some((plan, program)) = planned else { return Verdict::Nothing("no layouts go together") };
+    let Some((plan, program)) = case.plan(cluster) else { return Verdict::Nothing("no layouts go together") };
     if std::env::var_os("PARTITA_SHOW").is_some() {
         println!("{case}\n{}\nstages {:?}", partita_ir::text::print(&plan.graph), plan.cut.of_iteration);
         for (n, kernel) in program.kernels.iter().enumerate() {
@@ -57,9 +55,13 @@ pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verd
         return Verdict::Nothing("not finite");
     }
     coverage.lock().unwrap().add(&plan, &program);
-    match measured(case, &program, samples) {
+    match measured(case, &program, samples.clone()) {
         Err(error) => Verdict::Wrong(error),
-        Ok(got) => difference(&want, &got, TOLERANCE).map_or(Verdict::Same, Verdict::Wrong),
+        Ok(got) => match difference(&want, &got, TOLERANCE) {
+            None => Verdict::Same,
+            Some(_) if jumps(case, &samples, TOLERANCE) => Verdict::Nothing("the model's own numbers jump"),
+            Some(why) => Verdict::Wrong(why),
+        },
     }
 }
 
@@ -109,12 +111,12 @@ fn sharded_is_whole() {
     let coverage = coverage.into_inner().unwrap();
     coverage.print();
     let nothing = nothing.into_inner().unwrap();
-    println!("{} cases, {} without a plan", cases(), nothing.len());
+    println!("{} cases, {} of which tell nothing: {nothing:?}", cases(), nothing.len());
     let mut wrong = wrong.into_inner().unwrap();
     wrong.sort();
     let lines: Vec<&str> = wrong.iter().map(|(_, line)| line.as_str()).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), lines.join("\n"));
-    assert!(nothing.len() as u64 * 4 < cases(), "{} of {} cases have no plan: {nothing:?}", nothing.len(), cases());
+    assert!(nothing.len() as u64 * 50 <= cases().max(50), "{} of {} cases tell nothing: {nothing:?}", nothing.len(), cases());
     let missing = coverage.missing();
     assert!(missing.is_empty(), "never met: {missing:#?}");
 }

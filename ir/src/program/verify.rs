@@ -9,7 +9,8 @@
 //! - `stages`: there is a role for each stage, in order, with 1 to all micro-batches in flight.
 //! - `id_range`: every buffer, kernel, boxing, factor and mesh axis that is named exists.
 //! - `layout`: a layout has a share for each mesh axis, and its splits walk dimensions that exist, in canonical order.
-//! - `too_large`: elements of a tensor stay below 2^62.
+//! - `too_large`: elements of a tensor stay below 2^62, and the pieces of its shards, of all ranks and micro-batches
+//!   together, below 2^24.
 //! - `sections`: the phases of a role stand in order of execution, each at most once.
 //!
 //! Kernels and boxings:
@@ -130,10 +131,11 @@ pub fn verify(program: &Program) -> Vec<Violation> {
     // the other checks look things up by the ids and compute with the sizes
     if report.found.is_empty() {
         let mut shards = Shards::new(program);
-        specs::check(&mut report, &shards);
+        specs::kernels(&mut report);
         instructions::check(&mut report, &mut shards);
         memory::check(&mut report, &mut shards);
         order::check(&mut report, &mut shards);
+        specs::boxings(&mut report, &shards);
     }
     report.found
 }

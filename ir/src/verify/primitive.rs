@@ -88,7 +88,7 @@ fn reduction(report: &mut Report<'_>, at: Place, rule: &Rule, sizes: &[u64]) {
     });
     if let Some(reduce) = rule.reduce.filter(|reduce| reduce.is_tuple()) {
         let single = rule.result.last().and_then(|dim| if let [term] = dim.terms[..] { Some(sizes[term.factor]) } else { None });
-        let holds = single.is_some_and(|size| reduce != Reduce::ArgMax || size >= 2);
+        let holds = single.is_some_and(|size| reduce != Reduce::ArgMax || size == 1 + reduced.len() as u64);
         report.check(holds, Code::Tuple, at, || format!("the last dimension of its result cannot hold the tuples of {}", reduce.word()));
     }
 }

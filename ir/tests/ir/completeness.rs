@@ -35,10 +35,15 @@ const EXCEPTIONS: &[(&str, &str, &[&str], &str)] = &[
     ("logsumexp", "backward grad", &["B P(max) B -> P(max)"], POSITIVE),
     ("softmax", "backward grad", &["B B P(max) -> P(max)", "B P(max) B -> P(max)"], POSITIVE),
     ("cross-entropy", "backward grad", &["B P(max) B -> P(max)"], POSITIVE),
-    ("argmax", "forward argmax", &["P(max) -> P(argmax)"], "a choice has one op, of operands and result"),
+    ("argmax", "forward argmax", &["P(max) -> P(argmax)"], ONE_OP),
+    ("max", "backward place", &["P(max) -> P(argmax)"], ONE_OP),
+    ("a user's fold", "backward place", &["P(max) B -> P(argmax)"], ONE_OP),
     ("softmax fold", "backward spread", &[""], UNREACHED),
     ("softmax fold", "backward grad", &[""], UNREACHED),
 ];
+
+/// The largest of the largest parts is where the largest is, but P(max) and P(argmax) are two reductions.
+const ONE_OP: &str = "a choice has one op, of operands and result";
 
 /// The scale is an expression that is never negative, but no literal. It may be 0, and then the identity of a maximum
 /// would become a NaN: such a P(max) is right only by luck.

@@ -10,6 +10,9 @@ const LIMIT: u64 = 1 << 62;
 /// More ranks times micro-batches than can be looked at one by one.
 const MAX_PLACES: u64 = 1 << 20;
 
+/// More intervals of one tensor's shards than can be listed.
+const MAX_PIECES: u64 = 1 << 24;
+
 pub(super) fn check(report: &mut Report<'_>) {
     let program = report.program;
     mesh(report);
@@ -27,6 +30,17 @@ pub(super) fn check(report: &mut Report<'_>) {
         }
         let sizes = kernel.shapes.iter().chain([&kernel.factors]).all(|sizes| product(sizes).is_some());
         report.check(sizes, Code::TooLarge, at, || "its loop or an operand has 2^62 elements or more".to_owned());
+        // at most the elements of the factors that a dimension walks, over those of the one that is split
+        let merged = kernel.splits.iter().flatten().map(|(factor, _)| {
+            let accesses = kernel.rule.operands.iter().chain([&kernel.rule.result]);
+            let walked = accesses.flatten().filter(|dim| dim.terms.iter().any(|term| term.factor == *factor));
+            let major = walked.map(|dim| {
+                let others = dim.terms.iter().filter(|term| term.factor != *factor);
+                others.fold(1u64, |total, term| total.saturating_mul(kernel.factors.get(term.factor).copied().unwrap_or(1)))
+            });
+            major.fold(0, u64::max)
+        });
+        pieces(report, &at, merged.collect::<Vec<_>>().into_iter());
     }
     for (n, boxing) in program.boxings.iter().enumerate() {
         let at = || format!("boxing {n} ({})", boxing.step.kind.word());
@@ -118,7 +132,18 @@ fn layout(report: &mut Report<'_>, at: &dyn Fn() -> String, layout: &Layout, sha
         _ => true,
     });
     let fits = layout.0.len() == axes && splits_fit && layout.is_canonical(shape.len());
-    report.check(fits, Code::Layout, at, || format!("the layout {layout} does not fit the shape {shape:?} on {axes} mesh axes"));
+    if report.check(fits, Code::Layout, at, || format!("the layout {layout} does not fit the shape {shape:?} on {axes} mesh axes")) {
+        let splits = layout.0.iter().filter_map(|share| if let Share::Split(split) = share { Some(split) } else { None });
+        pieces(report, at, splits.map(|split| shape[split.dim] / (split.size * split.inner)));
+    }
+}
+
+/// Whether shards can be listed: a split of a minor factor of a dimension gives a piece for each index of the major one.
+fn pieces(report: &mut Report<'_>, at: &dyn Fn() -> String, of_splits: impl Iterator<Item = u64>) {
+    let program = report.program;
+    let places = program.mesh.axes.iter().map(|axis| axis.size).product::<u64>();
+    let total = of_splits.fold(0, u64::saturating_add).saturating_mul(places);
+    report.check(total <= MAX_PIECES, Code::TooLarge, at, || format!("its shards have {total} pieces, more than {MAX_PIECES}"));
 }
 
 /// How messages name an instruction.
