@@ -82,6 +82,9 @@ pub fn run(arguments: &RunArguments, shown: &Shown) -> Result<(), Failure> {
         steps.add(report, &options);
     })
     .map_err(|error| stopped(error, &program))?;
+    if let Some(log) = &mut log {
+        log.end();
+    }
     for damaged in &summary.damaged {
         note(shown, &format!("warning: a damaged checkpoint was passed over: {damaged}"));
     }
@@ -187,6 +190,13 @@ impl Log {
             if let Err(error) = file.write_all(line.as_bytes()) {
                 self.trouble = Some(Failure::file("write", &self.path, &error));
             }
+        }
+    }
+
+    /// A run of no steps leaves an empty log, unless it resumed.
+    fn end(&mut self) {
+        if self.file.is_none() && self.trouble.is_none() && !self.resume {
+            self.trouble = self.begin(0).err();
         }
     }
 

@@ -212,7 +212,7 @@ impl Shape<'_> {
             let timeless = axes.iter().all(|axis| !self.mesh.axes[*axis].time);
             let alone = axes.len() == 1 && !steps.is_empty();
             if timeless && !alone && self.one_op(at, to) && self.whole_rows(at, to) {
-                steps.push(Step { kind: StepKind::Exchange, axes, from: at.clone(), to: to.clone() });
+                steps.push(Step { kind: self.joint(at, to, &axes), axes, from: at.clone(), to: to.clone() });
             }
         }
         steps
@@ -250,6 +250,18 @@ impl Shape<'_> {
             (Share::Split(_), Share::Partial(_)) => StepKind::Pad,
             (Share::Broadcast, Share::Broadcast) => return None,
         })
+    }
+
+    /// The kind of a step that changes several axes at once: what it is on each, if it is the same on all.
+    fn joint(&self, from: &Layout, to: &Layout, axes: &[usize]) -> StepKind {
+        let all = |wanted: fn(Share, Share) -> bool| axes.iter().all(|axis| wanted(from.0[*axis], to.0[*axis]));
+        if all(|a, b| matches!((a, b), (Share::Partial(_), Share::Split(_)))) {
+            StepKind::ReduceScatter
+        } else if all(|a, b| matches!((a, b), (Share::Split(_), Share::Broadcast))) {
+            StepKind::AllGather
+        } else {
+            StepKind::Exchange
+        }
     }
 
     /// Whether, if a merge of tuples is pending before or after, their components are together both times.

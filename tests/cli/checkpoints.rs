@@ -135,6 +135,10 @@ fn logs_are_replaced_unless_resumed() {
         assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {line}");
     }
     assert_eq!(line["comm_bytes"].as_array().unwrap().len(), 2);
+    // a run of no steps has an empty log
+    let none = work.file("none.jsonl", "{\"step\":1}\n");
+    done(&["run", &directory, "--steps", "0", "--log", &none, "-q"]);
+    assert_eq!(std::fs::read_to_string(&none).unwrap(), "");
     let folder = work.arg("checkpoints");
     done(&["run", &directory, "--steps", "2", "--checkpoint", &folder, "-q"]);
     // lines of steps that are run again go, and so does one that was cut short

@@ -1,27 +1,26 @@
 //! Help, wrong usage, colours, and readers that go away.
 
 use std::io::Read;
-use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::{Setting, Work, command, done, partita};
 
-/// The help of every subcommand is a file beside this one; `PARTITA_BLESS=1` writes what is printed.
+/// The help of every subcommand and what people see of a plan are files beside this one; `INSTA_UPDATE=always` takes what
+/// is printed.
 #[test]
-fn help_is_as_written_down() {
-    let bless = std::env::var_os("PARTITA_BLESS").is_some();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/help");
+fn help_and_plans_are_as_written_down() {
     for name in ["partita", "check", "plan", "compile", "run", "inspect"] {
         let arguments = if name == "partita" { vec!["--help"] } else { vec![name, "--help"] };
-        let printed = done(&arguments);
-        let path = folder.join(format!("{name}.txt"));
-        if bless {
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(&path, &printed).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(printed, expected, "{} differs; PARTITA_BLESS=1 takes the new text", path.display());
+        insta::assert_snapshot!(format!("help_{name}"), done(&arguments));
     }
+    for (name, setting, pins) in [
+        ("gpt_on_two_stages", Setting::gpt(8), "pp=2,dp=2,tp=2,mbs=1,zero=1"),
+        ("llama_on_more_ranks_than_key_heads", Setting::new("llama", 4, &["heads=8", "kv_heads=2"]), "tp=4"),
+        ("mlp_over_three", Setting::new("mlp", 3, &[]), "tp=3"),
+    ] {
+        insta::assert_snapshot!(format!("plan_{name}"), done(&setting.arguments("plan", &["--pin", pins])));
+    }
+    insta::assert_snapshot!("check_gpt", done(&["check", "models/gpt.partita"]));
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl std::fmt::Display for Case {
 
 /// Sizes of the axes of ranks that cases have.
 pub const MESHES: &[&[u64]] =
-    &[&[], &[2], &[3], &[4], &[5], &[7], &[8], &[2, 2], &[2, 3], &[3, 2], &[2, 4], &[2, 2, 2], &[2, 2, 2], &[2, 2, 2, 2]];
+    &[&[], &[2], &[3], &[4], &[5], &[6], &[7], &[8], &[2, 2], &[2, 3], &[3, 2], &[2, 4], &[2, 2, 2], &[2, 2, 2], &[2, 2, 2, 2]];
 
 pub fn train(dice: &mut Dice) -> Train {
     let optimizer = match dice.below(3) {

@@ -106,8 +106,9 @@ pub type Watch<'a> = &'a (dyn Fn(&Rank<'_>, u64) + Sync);
 
 /// Runs a program. `on_step` sees every step when it is done.
 pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&StepReport)) -> Result<RunSummary, RunError> {
+    check(program)?;
     let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
-    run_watched(program, options, &data, &|_, _| (), on_step)
+    run_checked(program, options, &data, &|_, _| (), on_step)
 }
 
 /// Runs a program on these tokens (`options.data` is not read), its ranks watched.
@@ -118,13 +119,26 @@ pub fn run_watched(
     watch: Watch<'_>,
     on_step: &mut dyn FnMut(&StepReport),
 ) -> Result<RunSummary, RunError> {
+    check(program)?;
+    run_checked(program, options, data, watch, on_step)
+}
+
+/// Whether this version can run the program, and whether it may run at all.
+fn check(program: &Program) -> Result<(), RunError> {
     if !matches!(program.precision, DType::F32 | DType::F64) {
         return Err(RunError::Precision(program.precision));
     }
     let violations = partita_ir::program::verify::verify(program);
-    if !violations.is_empty() {
-        return Err(RunError::Program(violations));
-    }
+    if violations.is_empty() { Ok(()) } else { Err(RunError::Program(violations)) }
+}
+
+fn run_checked(
+    program: &Program,
+    options: &RunOptions,
+    data: &DataSource,
+    watch: Watch<'_>,
+    on_step: &mut dyn FnMut(&StepReport),
+) -> Result<RunSummary, RunError> {
     let ranks = (program.mesh.ranks() * program.roles.len() as u64) as usize;
     let needed = program.roles.iter().map(|role| role.arena_bytes.saturating_mul(program.mesh.ranks())).fold(0, u64::saturating_add);
     if let Some(available) = available_bytes().filter(|available| needed > *available) {
