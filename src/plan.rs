@@ -6,8 +6,8 @@ use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
 use partita_planner::pins::{PinError, Pins};
 use partita_planner::plan::Plan;
-use partita_planner::stages::CutError;
 use partita_planner::search::{self, Considered, SearchError};
+use partita_planner::stages::CutError;
 use partita_planner::units::Bytes;
 
 use crate::arguments::{Format, PlanArguments, PlanningArguments, Shown};

@@ -108,11 +108,7 @@ impl<'a> Shared<'a> {
         let (op, _) = self.carried_by[&value];
         let repeat = self.repeat(op);
         let count = self.graph().loops[repeat.over.index()].count;
-        let at = if self.graph().value(value).within.is_some() {
-            iteration
-        } else {
-            repeat.iteration(count - 1, count)
-        };
+        let at = if self.graph().value(value).within.is_some() { iteration } else { repeat.iteration(count - 1, count) };
         self.plan.cut.of(repeat.over, at)
     }
 

@@ -246,13 +246,7 @@ pub fn run(graph: &Graph, leaves: BTreeMap<(ValueId, u64), Tensor>, seed: u64, s
 
 /// The same with every number that an operator computes passed through `round`: what a graph computes when it is rounded
 /// otherwise, for telling whether its numbers depend on that.
-pub fn run_rounded(
-    graph: &Graph,
-    leaves: BTreeMap<(ValueId, u64), Tensor>,
-    seed: u64,
-    step: u64,
-    round: &dyn Fn(f64) -> f64,
-) -> Env {
+pub fn run_rounded(graph: &Graph, leaves: BTreeMap<(ValueId, u64), Tensor>, seed: u64, step: u64, round: &dyn Fn(f64) -> f64) -> Env {
     let mut run = Run { graph, env: Env { values: leaves, ..Env::default() }, seed, step, round };
     for (index, value) in graph.values.iter().enumerate() {
         match value.def {

@@ -301,6 +301,20 @@ const SHARES: &[(&str, &str)] = &[
 
 /// Words that have to occur among the settings.
 const SETTINGS: &[&str] = &[
-    "zero=0", "zero=1", "zero=2", "zero=3", "stages=1", "stages=2", "stages=3", "repeat", "Data", "Micro", "Context", "Tensor",
-    "recompute=none", "recompute=full", "sgd", "adamw",
+    "zero=0",
+    "zero=1",
+    "zero=2",
+    "zero=3",
+    "stages=1",
+    "stages=2",
+    "stages=3",
+    "repeat",
+    "Data",
+    "Micro",
+    "Context",
+    "Tensor",
+    "recompute=none",
+    "recompute=full",
+    "sgd",
+    "adamw",
 ];

@@ -33,7 +33,13 @@ pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verd
     if std::env::var_os("PARTITA_SHOW").is_some() {
         println!("{case}\n{}\nstages {:?}", partita_ir::text::print(&plan.graph), plan.cut.of_iteration);
         for (n, kernel) in program.kernels.iter().enumerate() {
-            println!("kernel {n} {} {:?} splits {:?}\n    {}", kernel.name, kernel.factors, kernel.splits, partita_ir::text::print_expr(&kernel.rule.expr));
+            println!(
+                "kernel {n} {} {:?} splits {:?}\n    {}",
+                kernel.name,
+                kernel.factors,
+                kernel.splits,
+                partita_ir::text::print_expr(&kernel.rule.expr)
+            );
         }
     }
     if std::env::var("PARTITA_SHOW").as_deref() == Ok("messages") {
@@ -43,7 +49,13 @@ pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verd
                     if let partita_ir::program::Instruction::Send { buffer, stage, channel }
                     | partita_ir::program::Instruction::Receive { buffer, stage, channel } = one
                     {
-                        println!("stage {} {} {n}: {} {} to/from {stage} ch {channel}", role.stage, section.phase.word(), if one.writes().is_some() {"receive"} else {"send"}, role.buffers[*buffer].name);
+                        println!(
+                            "stage {} {} {n}: {} {} to/from {stage} ch {channel}",
+                            role.stage,
+                            section.phase.word(),
+                            if one.writes().is_some() { "receive" } else { "send" },
+                            role.buffers[*buffer].name
+                        );
                     }
                 }
             }

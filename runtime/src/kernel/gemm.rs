@@ -19,6 +19,12 @@ const UNIT: usize = 1 << 22;
 /// Rows and columns are cut at multiples of this, so that the library's inner tiles stay full.
 const GRAIN: usize = 48;
 
+/// Bytes that the library may copy of one side of a product, in each thread. It takes as much as fits the last-level
+/// cache, which many ranks share.
+const PANEL: usize = 1 << 20;
+/// The library cuts the folded loop into pieces of at most this.
+const DEEPEST: usize = 512;
+
 /// A prepared matrix product.
 pub struct Gemm {
     nest: Nest,
@@ -100,6 +106,7 @@ impl Gemm {
         let pieces = m.max(n).div_ceil(length);
         let units = outer * pieces;
         let n_parts = if threads == 1 { 1 } else { units.min(4 * threads) };
+        let panel = (PANEL / (size_of::<T>() * k.clamp(1, DEEPEST)) / GRAIN * GRAIN).max(GRAIN);
         launch.pool.run(n_parts, &|part| {
             let mut cursor = Cursor::new(&self.nest);
             for unit in range_of(part, n_parts, units) {
@@ -107,31 +114,40 @@ impl Gemm {
                 let start = unit % pieces * length;
                 let piece = length.min(m.max(n) - start);
                 let (m, n, steps) = if cut_m { (piece, n, m_steps) } else { (m, piece, n_steps) };
+                // the side that the library copies: it turns products over whose results have contiguous rows
+                let by_rows = n_steps[0].abs() < m_steps[0].abs();
+                let (wide, panel_steps) = if by_rows { (m, m_steps) } else { (n, n_steps) };
                 for term in 0..inner {
-                    let at = |which: usize, counter: usize| cursor.counters[counter] as isize + steps[which] * start as isize;
-                    // SAFETY: the contract; all addresses are within the tensors, and units write disjoint elements.
-                    unsafe {
-                        gemm::gemm::<T>(
-                            m,
-                            n,
-                            k,
-                            launch.result.cast::<T>().offset(at(0, 0)),
-                            n_steps[0],
-                            m_steps[0],
-                            launch.accumulate || term > 0,
-                            launch.operands[self.left].cast::<T>().offset(at(1, 1 + self.left)),
-                            k_steps[1],
-                            m_steps[1],
-                            launch.operands[self.right].cast::<T>().offset(at(2, 1 + self.right)),
-                            n_steps[2],
-                            k_steps[2],
-                            T::ONE,
-                            T::from_f64(self.scale),
-                            false,
-                            false,
-                            false,
-                            gemm::Parallelism::None,
-                        );
+                    for first in (0..wide).step_by(panel) {
+                        let here = panel.min(wide - first);
+                        let (m, n) = if by_rows { (here, n) } else { (m, here) };
+                        let at = |which: usize, counter: usize| {
+                            cursor.counters[counter] as isize + steps[which] * start as isize + panel_steps[which] * first as isize
+                        };
+                        // SAFETY: the contract; all addresses are within the tensors, and units write disjoint elements.
+                        unsafe {
+                            gemm::gemm::<T>(
+                                m,
+                                n,
+                                k,
+                                launch.result.cast::<T>().offset(at(0, 0)),
+                                n_steps[0],
+                                m_steps[0],
+                                launch.accumulate || term > 0,
+                                launch.operands[self.left].cast::<T>().offset(at(1, 1 + self.left)),
+                                k_steps[1],
+                                m_steps[1],
+                                launch.operands[self.right].cast::<T>().offset(at(2, 1 + self.right)),
+                                n_steps[2],
+                                k_steps[2],
+                                T::ONE,
+                                T::from_f64(self.scale),
+                                false,
+                                false,
+                                false,
+                                gemm::Parallelism::None,
+                            );
+                        }
                     }
                     cursor.advance(&self.inner);
                 }
