@@ -39,6 +39,9 @@
 //! **Invariant:** nothing in this crate knows a model, a parameter or a device, and nothing outside [`library`] and the
 //! labels that it sets knows operators by name.
 
+#[macro_use]
+mod codes;
+
 pub mod axis;
 pub mod boxing;
 pub mod build;

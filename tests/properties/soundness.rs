@@ -1,10 +1,16 @@
 //! Sharded == the interpreter: forward, backward and update, on random models, meshes, layouts and stages.
+//!
+//! `PARTITA_CASES` says how many, `PARTITA_SEED` where to begin; `PARTITA_SHOW=1` prints graph, kernels and instructions
+//! of each case, which is how a seed that fails is read.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use partita_ir::program::Program;
+use partita_ir::text::{print, print_expr};
 use partita_planner::cluster::Cluster;
+use partita_planner::plan::Plan;
 
 use super::case::Case;
 use super::coverage::Coverage;
@@ -31,35 +37,7 @@ pub enum Verdict {
 pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verdict {
     let Some((plan, program)) = case.plan(cluster) else { return Verdict::Nothing("no layouts go together") };
     if std::env::var_os("PARTITA_SHOW").is_some() {
-        println!("{case}\n{}\nstages {:?}", partita_ir::text::print(&plan.graph), plan.cut.of_iteration);
-        for (n, kernel) in program.kernels.iter().enumerate() {
-            println!(
-                "kernel {n} {} {:?} splits {:?}\n    {}",
-                kernel.name,
-                kernel.factors,
-                kernel.splits,
-                partita_ir::text::print_expr(&kernel.rule.expr)
-            );
-        }
-    }
-    if std::env::var("PARTITA_SHOW").as_deref() == Ok("messages") {
-        for role in &program.roles {
-            for section in &role.sections {
-                for (n, one) in section.instructions.iter().enumerate() {
-                    if let partita_ir::program::Instruction::Send { buffer, stage, channel }
-                    | partita_ir::program::Instruction::Receive { buffer, stage, channel } = one
-                    {
-                        println!(
-                            "stage {} {} {n}: {} {} to/from {stage} ch {channel}",
-                            role.stage,
-                            section.phase.word(),
-                            if one.writes().is_some() { "receive" } else { "send" },
-                            role.buffers[*buffer].name
-                        );
-                    }
-                }
-            }
-        }
+        show(case, &plan, &program);
     }
     let samples = samples(case);
     let want = expected(case, &samples);
@@ -74,6 +52,22 @@ pub fn judge(case: &Case, cluster: &Cluster, coverage: &Mutex<Coverage>) -> Verd
             Some(_) if jumps(case, &samples, TOLERANCE) => Verdict::Nothing("the model's own numbers jump"),
             Some(why) => Verdict::Wrong(why),
         },
+    }
+}
+
+/// Prints what a case is made of.
+fn show(case: &Case, plan: &Plan, program: &Program) {
+    println!("{case}\n{}\nstages of iterations {:?}", print(&plan.graph), plan.cut.of_iteration);
+    for (n, kernel) in program.kernels.iter().enumerate() {
+        println!("kernel {n} {} {:?} {:?} {}", kernel.name, kernel.factors, kernel.splits, print_expr(&kernel.rule.expr));
+    }
+    for role in &program.roles {
+        for section in &role.sections {
+            for (n, one) in section.instructions.iter().enumerate() {
+                let names: Vec<&str> = one.reads().into_iter().chain(one.writes()).map(|id| role.buffers[id].name.as_str()).collect();
+                println!("stage {} {} {n}: {one:?} {names:?}", role.stage, section.phase.word());
+            }
+        }
     }
 }
 
