@@ -1,10 +1,11 @@
 //! A plan as other programs read it: what `--format json` prints and `plan.json` holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::id::ValueId;
-use partita_ir::layout::Share;
+use partita_ir::layout::{Layout, Share, Split};
 use partita_ir::program::{Instruction, LeafKind, Program};
+use partita_ir::signature::Choice;
 use partita_planner::plan::Plan;
 use partita_planner::search::Considered;
 use partita_runtime::run::prepare::{View, extents};
@@ -37,6 +38,9 @@ pub struct Described {
     pub mesh: Vec<(String, u64)>,
     /// For each stage how many iterations of each loop it has.
     pub stages: Vec<BTreeMap<String, u64>>,
+    /// Axes whose pieces differ in size.
+    #[serde(default)]
+    pub uneven: Vec<Uneven>,
     pub step_seconds: f64,
     pub tokens_per_second: f64,
     pub compute_seconds: f64,
@@ -55,6 +59,17 @@ pub struct Described {
     pub considered: Vec<ConsideredLine>,
     /// How many there were.
     pub considered_in_all: u64,
+}
+
+/// An axis that does not divide.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Uneven {
+    pub axis: String,
+    pub size: u64,
+    /// Mesh axes, outermost split first.
+    pub over: Vec<String>,
+    /// Elements of each piece, in the order of ranks.
+    pub pieces: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,6 +165,7 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         micro_batches: program.micro_batches,
         mesh: program.mesh.axes.iter().map(|axis| (axis.name.clone(), axis.size)).collect(),
         stages: stages.collect(),
+        uneven: uneven(plan),
         step_seconds: plan.predicted.step_seconds,
         tokens_per_second: plan.predicted.tokens as f64 / plan.predicted.step_seconds,
         compute_seconds: plan.predicted.compute_seconds,
@@ -163,6 +179,36 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         considered: considered.collect(),
         considered_in_all: others.len() as u64,
     }
+}
+
+/// The axes that some operator deals out in pieces of different sizes, each once.
+fn uneven(plan: &Plan) -> Vec<Uneven> {
+    let (graph, mesh) = (&plan.graph, &plan.mesh.mesh);
+    let mut found = BTreeSet::new();
+    for (op, signature) in &plan.layouts.signatures {
+        let rule = graph.op(*op).rule().expect("signatures are of primitives");
+        for (factor, axis) in rule.factors.iter().enumerate() {
+            let size = graph.size(*axis);
+            let mut layout = Layout::broadcast(mesh);
+            let mut over = Vec::new();
+            for &at in signature.order.iter().filter(|at| !mesh.axes[**at].time) {
+                match signature.choices[at] {
+                    Choice::Split { factor: split, partition } if split == factor => {
+                        layout.0[at] = Share::Split(Split { dim: 0, size, inner: 1, depth: over.len(), partition });
+                        over.push(at);
+                    }
+                    _ => {}
+                }
+            }
+            let group = mesh.group(0, &over);
+            let pieces: Vec<u64> = group.iter().map(|rank| layout.local_shape(&[size], mesh, &mesh.coordinates(*rank, 0))[0]).collect();
+            if pieces.iter().any(|piece| *piece != pieces[0]) {
+                let over = over.iter().map(|at| mesh.axes[*at].name.clone()).collect();
+                found.insert(Uneven { axis: graph.axis(*axis).name.clone(), size, over, pieces });
+            }
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// A value with its shape and layout in words: `S(ffn)@tensor`, splits outermost first, or `B`.

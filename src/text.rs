@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use partita_planner::units::{Bytes, Seconds};
 
 use crate::arguments::Shown;
-use crate::described::{Communication, Described, LayoutLine};
+use crate::described::{Communication, Described, LayoutLine, Uneven};
 use crate::table::{count, grouped, heading, ranges, table};
 
 /// Rows of a table that are shown without `-v`.
@@ -47,6 +47,9 @@ fn summary(plan: &Described, color: bool) -> String {
     if plan.micro_batches > 1 {
         line("batch", format!("{} micro-batches of {} a data rank", plan.micro_batches, count(plan.degrees["mbs"], "sequence")));
     }
+    for (n, uneven) in plan.uneven.iter().enumerate() {
+        line(if n == 0 { "uneven" } else { "" }, pieces(uneven));
+    }
     let parts = [("compute", plan.compute_seconds), ("communication", plan.boxing_seconds), ("pipeline fill", plan.bubble_seconds)];
     let parts: Vec<String> =
         parts.iter().filter(|(_, seconds)| *seconds > 0.0).map(|(what, seconds)| format!("{} {what}", Seconds(*seconds))).collect();
@@ -55,6 +58,20 @@ fn summary(plan: &Described, color: bool) -> String {
     line("memory", format!("{} on the fullest rank", Bytes(plan.memory_bytes)));
     line("why", why(plan));
     out
+}
+
+/// `ffn 512 over tensor: 2 × 171, 170`
+fn pieces(uneven: &Uneven) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for piece in &uneven.pieces {
+        match runs.last_mut() {
+            Some((times, size)) if size == piece => *times += 1,
+            _ => runs.push((1, *piece)),
+        }
+    }
+    let shown = |(times, size): &(u64, u64)| if *times > 1 { format!("{times} × {size}") } else { size.to_string() };
+    let runs: Vec<String> = runs.iter().map(shown).collect();
+    format!("{} {} over {}: {}", uneven.axis, uneven.size, uneven.over.join("+"), runs.join(", "))
 }
 
 /// `2 layer | 2 layer`, in one number where all stages hold the same.
