@@ -13,6 +13,7 @@
 //!   expression of a fold that compares: `max`'s gradient asks which element equals the maximum.
 //! - **Forms.** A product of operands and a look-up, `select(x == index, e, 0)`, are found by the cost model and the
 //!   kernels at the root and stay there.
+//! - **What is hidden.** A choice hides what it refuses, be it infinite or no number, and goes on hiding it.
 //! - **What layouts read off.** Where an expression is linear in operands, or non-decreasing in one, so is its successor.
 //!
 //! Limits count nodes and rounds, never time: same expression in, same expression out.
@@ -24,12 +25,13 @@ mod term;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::graph::{Graph, Kind};
 use crate::rule::{Reduce, Rule};
-use crate::scalar::{Degree, Expr, Node};
+use crate::scalar::{Binary, Degree, Expr, Node};
+use crate::text::print_expr;
 
 /// Expressions with fewer nodes have nothing to gain, and ones with more are sums over many operands.
 const SIZES: std::ops::RangeInclusive<usize> = 4..=120;
@@ -127,7 +129,54 @@ fn keeps_promises(before: &Expr, after: &Expr) -> bool {
     let pairs = operands.iter().all(|a| operands.iter().all(|b| a >= b || degree(&|n| n == *a || n == *b)));
     let rising = |expr: &Expr, n: usize| [Reduce::Max, Reduce::Min].map(|op| expr.non_decreasing(n, op));
     let rises = operands.iter().all(|n| rising(before, *n).iter().zip(rising(after, *n)).all(|(old, new)| !old || new));
-    alone && pairs && rises && degree(&|_| true)
+    alone && pairs && rises && degree(&|_| true) && hides_no_less(before, after)
+}
+
+/// Choices on the way to an operand, as (condition, whether it holds).
+type Guards = BTreeSet<(String, bool)>;
+
+/// For each operand the choices under which its value reaches the root, other than through a condition or comparison.
+fn reached(expr: &Expr) -> BTreeMap<usize, BTreeSet<Guards>> {
+    let mut of_node: Vec<BTreeMap<usize, BTreeSet<Guards>>> = Vec::with_capacity(expr.nodes.len());
+    for node in &expr.nodes {
+        let mut reads: BTreeMap<usize, BTreeSet<Guards>> = BTreeMap::new();
+        match node {
+            Node::Operand(n) => drop(reads.insert(*n, BTreeSet::from([Guards::new()]))),
+            Node::Select(condition, a, b) => {
+                let words = print_expr(&Expr { nodes: expr.nodes.clone(), root: *condition }.pruned());
+                for (side, holds) in [(a, true), (b, false)] {
+                    for (operand, ways) in &of_node[*side as usize] {
+                        for way in ways.iter().filter(|way| !way.contains(&(words.clone(), !holds))) {
+                            let mut way = way.clone();
+                            way.insert((words.clone(), holds));
+                            reads.entry(*operand).or_default().insert(way);
+                        }
+                    }
+                }
+            }
+            Node::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::Ne, ..) => {}
+            _ => {
+                for (operand, ways) in node.inputs().flat_map(|input| of_node[input as usize].clone()) {
+                    reads.entry(operand).or_default().extend(ways);
+                }
+            }
+        }
+        of_node.push(reads);
+    }
+    of_node.swap_remove(expr.root as usize)
+}
+
+/// Whether whatever reaches the root of the one expression reaches that of the other. Laws hold where their left sides
+/// are finite; a choice around one of them may have hidden where it was not, and must go on hiding it.
+fn hides_no_less(before: &Expr, after: &Expr) -> bool {
+    let chooses = |expr: &Expr| expr.nodes.iter().any(|node| matches!(node, Node::Select(..)));
+    if !chooses(before) {
+        return true;
+    }
+    let old = reached(before);
+    reached(after)
+        .iter()
+        .all(|(operand, ways)| ways.iter().all(|way| old.get(operand).is_some_and(|known| known.iter().any(|fewer| fewer.is_subset(way)))))
 }
 
 /// Expressions with the operands that are steady, and what they became.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use crate::agreement::assert_same_losses;
 use crate::support::{Dice, Setting, Work, command, done, jsonl, losses, names, refused};
@@ -32,7 +31,16 @@ fn a_killed_run_resumes_to_the_same_bytes() {
         for _ in 0..8 {
             let more: &[&str] = if resume { &["--resume", "-q"] } else { &["-q"] };
             let mut child = command(&[&arguments, more].concat()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(30 + dice.below(400) as u64));
+            // some after a while of start-up, some so many steps later, at whatever it does then
+            let (looks, steps) = (dice.below(3000), dice.below(STEPS as usize));
+            let done = |log: &str| std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
+            let until = if dice.below(2) == 0 { 0 } else { (done(&log) + steps).min(STEPS as usize - 1) };
+            for _ in 0..looks {
+                std::thread::yield_now();
+            }
+            while child.try_wait().unwrap().is_none() && done(&log) < until {
+                std::thread::yield_now();
+            }
             killed += u64::from(child.try_wait().unwrap().is_none());
             child.kill().unwrap();
             child.wait().unwrap();
