@@ -10,10 +10,11 @@
 //!
 //! - [`problem`]: the data, how it is built, and what a choice costs and holds.
 //! - [`mod@read`], [`mod@write`]: the contest's files, with an extension for several spans and limits.
-//! - [`mod@small`]: tiny random problems for tests.
+//! - [`mod@generate`]: problems of the same character as the public ones, of any size; [`mod@small`]: tiny ones.
 //! - [`brute`]: the best choice by trying all.
 
 pub mod brute;
+pub mod generate;
 mod json;
 pub mod problem;
 pub mod read;
@@ -21,6 +22,7 @@ pub mod small;
 pub mod write;
 
 pub use brute::brute_force;
+pub use generate::{GenerateOptions, generate};
 pub use problem::{Edge, FORBIDDEN, Problem, ProblemBuilder, ProblemError, Span};
 pub use read::ReadError;
 pub use small::small;

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use partita_ir::random::{DrawContext, stream, uniform_bits};
 
 use super::*;
-use crate::layout_problem::small;
+use crate::layout_problem::{GenerateOptions, generate, small};
 
 const PLAIN: &str = r#"{"problem": {
   "name": "example",
@@ -486,7 +486,8 @@ fn damage_is_never_a_panic() {
 #[test]
 fn what_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
-    for (index, problem) in (0..200).map(small).enumerate() {
+    let generated = generate(&GenerateOptions::default());
+    for (index, problem) in (0..200).map(small).chain([generated]).enumerate() {
         let mut text = Vec::new();
         problem.write_to(&mut text).unwrap();
         assert_eq!(Problem::from_bytes(&text).as_ref(), Ok(&problem));
