@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod cost;
 pub mod evaluate;
+pub mod layout_problem;
 pub mod layouts;
 pub mod mesh;
 mod nearest;
