@@ -58,6 +58,8 @@ pub enum Command {
     Run(RunArguments),
     /// Look at a plan or at compiled programs.
     Inspect(InspectArguments),
+    /// Solve a layout problem: one strategy a node, the cheapest that fits into memory, and a bound.
+    Solve(SolveArguments),
 }
 
 /// A model and its settings.
@@ -173,6 +175,34 @@ pub struct RunArguments {
     /// How to print the summary at the end.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct SolveArguments {
+    /// Layout problem, JSON or gzipped JSON, in the format of the ASPLOS 2025 contest on intra-operator parallelism.
+    pub file: PathBuf,
+    /// Stop after so many seconds, reading included, with the best answer so far. Ctrl-C does the same at any time.
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub time_limit: Option<f64>,
+    /// Stop after so many units of work, about a microsecond each: the same answer on every machine.
+    #[arg(long, value_name = "N")]
+    pub work: Option<u64>,
+    /// Threads to use; the answer does not depend on them. This version uses one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: u64,
+    /// Seed of what chance decides.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How to print the answer.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e9 => Ok(seconds),
+        _ => Err(format!("`{text}` is no number of seconds above 0")),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod cost;
 pub mod evaluate;
 pub mod layout_problem;
+pub mod layout_solver;
 pub mod layouts;
 pub mod mesh;
 mod nearest;
