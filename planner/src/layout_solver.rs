@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::layout_problem::Problem;
-use dual::Dual;
+use dual::{Dual, Pace};
 use exact::Outcome;
 use model::Model;
 use search::{Dice, Search};
@@ -73,18 +73,14 @@ pub type Progress<'a> = &'a mut dyn FnMut(Duration, Option<i128>, Option<i128>);
 
 /// Solves a problem. Stops early when `interrupted` is set.
 pub fn solve(problem: &Problem, options: Options, interrupted: &AtomicBool, progress: Progress<'_>) -> Answer {
-    let began = Instant::now();
-    let infeasible = Answer { choice: None, cost: None, lower_bound: None, stop: Stop::Infeasible };
-    let Some(model) = Model::new(problem).and_then(reduce::reduce) else { return infeasible };
-    let mut run = Run { problem, model: &model, options, interrupted, began, best: None, work: 0, seen: Duration::ZERO };
-    let mut dual = Dual::new(&model);
-    let stop = run.search(&mut dual, progress);
-    let choice = run.best.as_ref().map(|(_, choice)| model.strategies(choice, problem.nodes()));
-    let cost = choice.as_ref().map(|choice| problem.total(choice).expect("an answer has no forbidden pair"));
-    match stop {
-        Stop::Optimal if cost.is_none() => infeasible,
-        Stop::Optimal => Answer { choice, cost, lower_bound: cost, stop },
-        _ => Answer { choice, cost, lower_bound: whole(dual.bound), stop },
+    let mut run = Run { problem, options, interrupted, began: Instant::now(), best: None, bound: None, work: 0, seen: Duration::ZERO };
+    let stop = run.search(progress);
+    let (cost, choice) = run.best.map_or((None, None), |(cost, choice)| (Some(cost), Some(choice)));
+    match (stop, cost) {
+        (Stop::Optimal, None) => Answer { choice, cost, lower_bound: None, stop: Stop::Infeasible },
+        (Stop::Optimal, _) => Answer { choice, cost, lower_bound: cost, stop },
+        // what is cut off for costing no less than the best answer may leave a bound above it
+        _ => Answer { choice, cost, lower_bound: cost.map_or(run.bound, |cost| run.bound.map(|bound| bound.min(cost))), stop },
     }
 }
 
@@ -95,13 +91,21 @@ fn whole(bound: f64) -> Option<i128> {
 
 struct Run<'a> {
     problem: &'a Problem,
-    model: &'a Model,
     options: Options,
     interrupted: &'a AtomicBool,
     began: Instant,
-    best: Option<(f64, Vec<usize>)>,
+    best: Option<(i128, Vec<u32>)>,
+    bound: Option<i128>,
     work: u64,
     seen: Duration,
+}
+
+/// What a phase came to.
+enum Phase {
+    /// The search is over.
+    Over(Stop),
+    /// So much of the model cannot be better than the best answer that it is worth reducing it again.
+    Smaller(Model),
 }
 
 impl Run<'_> {
@@ -119,84 +123,142 @@ impl Run<'_> {
     }
 
     fn cost(&self) -> f64 {
-        self.best.as_ref().map_or(f64::INFINITY, |(cost, _)| *cost)
+        self.best.as_ref().map_or(f64::INFINITY, |(cost, _)| *cost as f64)
     }
 
     /// Keeps an answer that is better and fits.
-    fn offer(&mut self, choice: &[usize]) {
-        let cost = self.model.cost(choice);
-        if cost < self.cost() && self.problem.is_feasible(&self.model.strategies(choice, self.problem.nodes())) {
-            self.best = Some((cost, choice.to_vec()));
+    fn offer(&mut self, model: &Model, choice: &[usize]) {
+        let strategies = model.strategies(choice, self.problem.nodes());
+        let better = |cost: &i128| self.best.as_ref().is_none_or(|(best, _)| cost < best);
+        if let Some(cost) = self.problem.total(&strategies).filter(better)
+            && self.problem.is_feasible(&strategies)
+        {
+            self.best = Some((cost, strategies));
         }
     }
 
-    fn search(&mut self, dual: &mut Dual<'_>, progress: Progress<'_>) -> Stop {
-        if self.model.vars.is_empty() {
-            self.offer(&[]);
-            return Stop::Optimal;
-        }
-        let entries: u64 = self.model.links.iter().map(|link| link.costs.len() as u64).sum::<u64>() + self.model.vars.len() as u64;
+    /// Remembers a bound.
+    fn know(&mut self, dual: &Dual<'_>) {
+        self.bound = self.bound.max(whole(dual.bound));
+    }
+
+    fn search(&mut self, progress: Progress<'_>) -> Stop {
+        let Some(mut model) = Model::new(self.problem).and_then(reduce::reduce) else { return Stop::Optimal };
         let mut dice = Dice::new(self.options.seed);
-        let mut branches = 2_000;
-        for round in 0u64.. {
-            if let Some(stop) = self.stops() {
-                return stop;
+        let mut prices = vec![0.0; model.row_ids.last().map_or(0, |id| id + 1)];
+        let large = model.links.iter().map(|link| link.costs.len()).sum::<usize>() > dual::LARGE;
+        for pace in large.then_some(dual::HASTY).into_iter().chain(dual::PACES.into_iter().cycle()) {
+            match self.phase(&model, pace, &mut prices, &mut dice, progress) {
+                Phase::Over(stop) => return stop,
+                Phase::Smaller(smaller) => match reduce::reduce(smaller) {
+                    Some(smaller) => model = smaller,
+                    // nothing is better than the best
+                    None => return Stop::Optimal,
+                },
             }
+        }
+        unreachable!("paces go round for ever")
+    }
+
+    /// Searches a model until all is known, time is up, or much of it is known to be of no use.
+    fn phase(&mut self, model: &Model, pace: Pace, prices: &mut [f64], dice: &mut Dice, progress: Progress<'_>) -> Phase {
+        if model.vars.is_empty() {
+            self.offer(model, &[]);
+            return Phase::Over(Stop::Optimal);
+        }
+        let mut dual = Dual::new(model, pace, prices);
+        let entries: u64 = model.links.iter().map(|link| link.costs.len() as u64).sum::<u64>() + model.vars.len() as u64;
+        for round in 1u64.. {
             for _ in 0..5 {
+                if let Some(stop) = self.stops() {
+                    return Phase::Over(stop);
+                }
                 let target = if self.best.is_some() { self.cost() } else { dual.bound.max(0.0) * 1.1 + 1.0 };
                 dual.iterate(target);
+                self.know(&dual);
                 self.work += 6 * entries;
-                if self.stops().is_some() {
-                    break;
-                }
             }
-            if round % 2 == 0 {
-                self.fresh(dual, &mut dice);
+            if self.bound.is_some_and(|bound| self.best.as_ref().is_some_and(|(cost, _)| bound >= *cost)) {
+                return Phase::Over(Stop::Optimal);
             }
-            self.better(dual, &mut dice, entries * 20);
-            if whole(dual.bound).is_some_and(|bound| bound as f64 >= self.cost()) {
-                return Stop::Optimal;
+            if round % 2 == 1 {
+                self.fresh(model, &dual, dice);
             }
-            // more and more of the time goes to the exact search
-            if round.is_power_of_two() {
-                match exact::search(self.model, dual, self.cost(), branches) {
+            self.better(model, &dual, dice, entries * 20);
+            if round % 20 == 0
+                && let Some(smaller) = self.smaller(model, &mut dual)
+            {
+                model.row_ids.iter().zip(&dual.prices).for_each(|(id, price)| prices[*id] = *price);
+                return Phase::Smaller(smaller);
+            }
+            // a part of all work goes to the exact search, where there is hope that it ends
+            let near = self.bound.is_some_and(|bound| bound as f64 > 0.995 * self.cost());
+            if round.is_power_of_two() && model.vars.len() < 100 || near && round % 40 == 0 {
+                let before = self.work;
+                self.work += self.work / 8 + 20_000;
+                match exact::search(model, &dual, self.cost(), self.work - before, &|| self.stops().is_some()) {
                     Outcome::Done(found) => {
                         if let Some((_, choice)) = found {
-                            self.offer(&choice);
+                            self.offer(model, &choice);
                         }
-                        return Stop::Optimal;
+                        return Phase::Over(Stop::Optimal);
                     }
-                    Outcome::Stopped => self.work += branches * 50,
+                    Outcome::Stopped => {}
                 }
-                branches *= 3;
             }
             let elapsed = self.began.elapsed();
             if elapsed > self.seen + Duration::from_millis(500) {
                 self.seen = elapsed;
-                let cost = self.best.as_ref().map(|(cost, _)| *cost as i128);
-                progress(elapsed, cost, whole(dual.bound));
+                progress(elapsed, self.best.as_ref().map(|(cost, _)| *cost), self.bound);
             }
         }
         unreachable!("rounds do not end by themselves")
     }
 
+    /// The model without the options that cannot be part of a better answer, if that makes it much smaller.
+    fn smaller(&mut self, model: &Model, dual: &mut Dual<'_>) -> Option<Model> {
+        self.best.as_ref()?;
+        let alive = dual.may_be_better(self.cost(), &self.options_of_best(model).unwrap_or_default());
+        let (all, left) = (alive.iter().flatten().count(), alive.iter().flatten().filter(|alive| **alive).count());
+        if left * 20 > all * 19 && !dual.is_stuck() {
+            return None;
+        }
+        let mut smaller = model.clone();
+        // a variable without options means that nothing is better: a forbidden cost says so to the reductions
+        for (var, alive) in smaller.vars.iter_mut().zip(&alive) {
+            var.costs.iter_mut().zip(alive).filter(|(_, alive)| !**alive).for_each(|(cost, _)| *cost = f64::INFINITY);
+        }
+        Some(smaller)
+    }
+
+    /// The best answer as options of a model, if the model has them all.
+    fn options_of_best(&self, model: &Model) -> Option<Vec<usize>> {
+        let (_, best) = self.best.as_ref()?;
+        let is_best =
+            |nodes: &[u32], strategies: &[u32]| nodes.iter().zip(strategies).all(|(node, strategy)| best[*node as usize] == *strategy);
+        if model.decided.iter().any(|(node, strategy)| best[*node as usize] != *strategy) {
+            return None;
+        }
+        model.vars.iter().map(|var| var.strategies.iter().position(|strategies| is_best(&var.nodes, strategies))).collect()
+    }
+
     /// A new answer from the dual.
-    fn fresh(&mut self, dual: &Dual<'_>, dice: &mut Dice) {
-        let mut search = Search::new(self.model, dual.rounded(), &dual.prices);
+    fn fresh(&mut self, model: &Model, dual: &Dual<'_>, dice: &mut Dice) {
+        let mut search = Search::new(model, dual.rounded(), &dual.prices);
         if search.repair(300) && search.is_feasible() {
             search.descend();
             for _ in 0..200 {
                 search.tree_move(1 + dice.below(100), dice);
             }
-            self.offer(&search.choice);
+            self.offer(model, &search.choice);
         }
         self.work += search.work;
     }
 
     /// Tree moves on the best answer.
-    fn better(&mut self, dual: &Dual<'_>, dice: &mut Dice, work: u64) {
-        let Some((_, choice)) = &self.best else { return };
-        let mut search = Search::new(self.model, choice.clone(), &dual.prices);
+    fn better(&mut self, model: &Model, dual: &Dual<'_>, dice: &mut Dice, work: u64) {
+        let Some(choice) = self.options_of_best(model) else { return };
+        let mut search = Search::new(model, choice, &dual.prices);
         for moved in 1.. {
             search.tree_move(1 + dice.below(200), dice);
             if search.work >= work || moved % 64 == 0 && (self.stops().is_some() || moved >= 20_000) {
@@ -204,7 +266,7 @@ impl Run<'_> {
             }
         }
         self.work += search.work;
-        self.offer(&search.choice);
+        self.offer(model, &search.choice);
     }
 }
 

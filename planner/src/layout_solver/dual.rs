@@ -9,6 +9,33 @@
 
 use super::model::Model;
 
+/// How prices move.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// The first step, as a part of Polyak's.
+    pub step: f64,
+    /// How much of the present excess goes into the mean that steps follow; the rest is what lies behind.
+    pub present: f64,
+    /// Passes without a better bound after which steps get shorter.
+    pub patience: u32,
+    /// By how much.
+    pub shorten: f64,
+}
+
+/// The pace for what is so large that few passes can be made.
+pub const HASTY: Pace = Pace { step: 0.3, present: 0.3, patience: 30, shorten: 0.8 };
+
+/// Table entries beyond which a model is large.
+pub const LARGE: usize = 500_000;
+
+/// Paces that have each been the best on some problem; a search that is stuck goes on with the next one.
+pub const PACES: [Pace; 4] = [
+    Pace { step: 0.1, present: 1.0, patience: 200, shorten: 0.7 },
+    Pace { step: 0.05, present: 0.5, patience: 100, shorten: 0.8 },
+    Pace { step: 0.03, present: 0.3, patience: 200, shorten: 0.8 },
+    HASTY,
+];
+
 /// The reparametrised problem.
 pub struct Dual<'a> {
     model: &'a Model,
@@ -23,6 +50,7 @@ pub struct Dual<'a> {
     pub bound: f64,
     /// The largest magnitude that was added up, for the error of the bound.
     magnitude: f64,
+    pace: Pace,
     step: f64,
     stale: u32,
     /// The mean excess of each row.
@@ -30,9 +58,9 @@ pub struct Dual<'a> {
 }
 
 impl<'a> Dual<'a> {
-    /// Nothing moved, memory free.
-    pub fn new(model: &'a Model) -> Self {
-        Self {
+    /// Nothing moved, each row at the price that its id has in `prices`, free where it has none.
+    pub fn new(model: &'a Model, pace: Pace, prices: &[f64]) -> Self {
+        let mut dual = Self {
             model,
             around: model.around(),
             unary: model.vars.iter().map(|var| var.costs.clone()).collect(),
@@ -40,10 +68,14 @@ impl<'a> Dual<'a> {
             prices: vec![0.0; model.rows.len()],
             bound: f64::NEG_INFINITY,
             magnitude: 1.0,
-            step: 0.3,
+            pace,
+            step: pace.step,
             stale: 0,
             excess: Vec::new(),
-        }
+        };
+        let known = model.row_ids.iter().map(|id| prices.get(*id).copied().unwrap_or(0.0)).collect();
+        dual.set_prices(known);
+        dual
     }
 
     /// For each option of `v` the least that a link can cost with it, as things were moved.
@@ -68,6 +100,11 @@ impl<'a> Dual<'a> {
         let side = usize::from(self.model.links[id].a != v);
         self.moved[id][side].iter_mut().zip(amount).for_each(|(moved, x)| *moved += x);
         self.unary[v].iter_mut().zip(amount).for_each(|(cost, x)| *cost += x);
+    }
+
+    /// Whether steps are so short that nothing more is to be expected of them.
+    pub fn is_stuck(&self) -> bool {
+        self.step < 0.01 * self.pace.step
     }
 
     /// What the pairs of a link cost now.
@@ -139,8 +176,8 @@ impl<'a> Dual<'a> {
             self.bound = safe;
         }
         self.stale += 1;
-        if self.stale > 30 {
-            self.step *= 0.8;
+        if self.stale > self.pace.patience {
+            self.step *= self.pace.shorten;
             self.stale = 0;
         }
         self.price(value, target);
@@ -175,7 +212,7 @@ impl<'a> Dual<'a> {
         if self.excess.is_empty() {
             self.excess = excess;
         } else {
-            self.excess.iter_mut().zip(&excess).for_each(|(mean, now)| *mean += 0.3 * (now - *mean));
+            self.excess.iter_mut().zip(&excess).for_each(|(mean, now)| *mean += self.pace.present * (now - *mean));
         }
         let excess: Vec<f64> =
             self.excess.iter().zip(&self.prices).map(|(over, price)| if *over < 0.0 && *price == 0.0 { 0.0 } else { *over }).collect();
@@ -185,8 +222,13 @@ impl<'a> Dual<'a> {
             return;
         }
         let length = self.step * gap / norm;
-        let before = std::mem::take(&mut self.prices);
-        self.prices = before.iter().zip(&excess).map(|(price, over)| (price + length * over).max(0.0)).collect();
+        self.set_prices(self.prices.iter().zip(&excess).map(|(price, over)| (price + length * over).max(0.0)).collect());
+    }
+
+    /// Other prices, and what they make of the variables' costs.
+    fn set_prices(&mut self, prices: Vec<f64>) {
+        let before = std::mem::replace(&mut self.prices, prices);
+        let rows = before.len();
         let mut so_far = Vec::with_capacity(rows + 1);
         so_far.push(0.0);
         for row in 0..rows {
@@ -200,6 +242,25 @@ impl<'a> Dual<'a> {
                 }
             }
         }
+    }
+
+    /// For each option whether an answer with it may cost less than `best`: the bound with the variable held to it, by as
+    /// much dearer as the option is than the cheapest beside each of its links' cheapest. Options of `keep` stay.
+    pub fn may_be_better(&mut self, best: f64, keep: &[usize]) -> Vec<Vec<bool>> {
+        let value = self.value() - self.error();
+        (0..self.model.vars.len())
+            .map(|v| {
+                let least = |costs: &[f64]| costs.iter().copied().fold(f64::INFINITY, f64::min);
+                let mut dearer: Vec<f64> = self.unary[v].iter().map(|cost| cost - least(&self.unary[v])).collect();
+                for id in &self.around[v] {
+                    let costs = self.least(*id, v);
+                    let free = least(&costs);
+                    dearer.iter_mut().zip(&costs).for_each(|(dearer, cost)| *dearer += cost - free);
+                }
+                // whole costs: what is better is better by 1
+                dearer.iter().enumerate().map(|(option, more)| keep.get(v) == Some(&option) || value + more <= best - 1.0).collect()
+            })
+            .collect()
     }
 
     /// Options chosen one after the other: what a variable costs now, with what its links cost to those chosen before it

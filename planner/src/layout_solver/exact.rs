@@ -20,7 +20,7 @@ pub enum Outcome {
 struct Exact<'a> {
     model: &'a Model,
     order: Vec<usize>,
-    /// For each variable its links to variables later in the order, as (link, other, transposed).
+    /// For each variable its links to variables later in the order, as (link, other).
     later: Vec<Vec<(usize, usize)>>,
     costs: Vec<Vec<f64>>,
     links: Vec<Vec<f64>>,
@@ -32,10 +32,11 @@ struct Exact<'a> {
     found: Option<Vec<usize>>,
     left: u64,
     margin: f64,
+    stops: &'a dyn Fn() -> bool,
 }
 
-/// Looks for the best choice that costs less than `best`, whole costs taken for granted, in at most `nodes` branches.
-pub fn search(model: &Model, dual: &Dual<'_>, best: f64, nodes: u64) -> Outcome {
+/// Looks for the best choice that costs less than `best`, whole costs taken for granted, looking at most at `nodes` variables and until `stops` says so.
+pub fn search(model: &Model, dual: &Dual<'_>, best: f64, nodes: u64, stops: &dyn Fn() -> bool) -> Outcome {
     let n = model.vars.len();
     let around = model.around();
     // each next the one with most links to those before it
@@ -75,6 +76,7 @@ pub fn search(model: &Model, dual: &Dual<'_>, best: f64, nodes: u64) -> Outcome 
         found: None,
         left: nodes,
         margin: dual.error(),
+        stops,
     };
     if exact.branch(0, constant) { Outcome::Done(exact.found.map(|choice| (exact.best, choice))) } else { Outcome::Stopped }
 }
@@ -102,10 +104,12 @@ impl Exact<'_> {
             if rest + cost - self.margin > self.best - 1.0 {
                 break;
             }
-            if self.left == 0 {
+            // a branch looks at all variables that are left
+            let looks = (self.order.len() - position) as u64;
+            if self.left < looks || self.left.is_multiple_of(256) && (self.stops)() {
                 return false;
             }
-            self.left -= 1;
+            self.left -= looks;
             self.choice[v] = option;
             self.model.vars[v].holds.iter().for_each(|hold| self.slack.take(hold.from, hold.to, hold.bytes[option] as i64));
             let mut done = true;

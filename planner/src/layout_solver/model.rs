@@ -51,6 +51,8 @@ pub struct Model {
     pub links: Vec<Link>,
     /// Bytes that the options of each row may keep together.
     pub rows: Vec<i64>,
+    /// What each row was called at first: reductions drop rows.
+    pub row_ids: Vec<usize>,
     /// Cost of what is decided already.
     pub constant: f64,
     /// Strategies that are decided already, by node.
@@ -62,6 +64,7 @@ impl Model {
     pub fn new(problem: &Problem) -> Option<Self> {
         let starts = row_starts(problem);
         let mut model = Model { rows: capacities(problem, &starts), ..Model::default() };
+        model.row_ids = (0..model.rows.len()).collect();
         let mut kept: Vec<Vec<usize>> = Vec::with_capacity(problem.nodes());
         for node in 0..problem.nodes() {
             let costs = problem.cost(node);

@@ -1,6 +1,7 @@
 //! Exact reductions: what remains has an optimum that is one of the whole problem.
 //!
-//! - *Support*: an option that some link forbids with every option of the other variable is in no answer.
+//! - *Support*: an option that is forbidden, or that some link forbids with every option of the other variable, is in no
+//!   answer.
 //! - *Determined*: if a link leaves exactly one option of `b` for each option of `a`, then `b` is a function of `a`: it
 //!   joins `a`, whose options take over its costs, its memory and its links. Ties between equal layouts are of this kind.
 //! - *Dominated*: an option that costs no less than another whatever its neighbours choose, and keeps no less in any row,
@@ -17,11 +18,15 @@ use super::model::{Hold, Model, merged};
 pub fn reduce(mut model: Model) -> Option<Model> {
     loop {
         let before = size(&model);
-        rows(&mut model)?;
         supported(&mut model)?;
+        rows(&mut model)?;
         determined(&mut model);
+        supported(&mut model)?;
         dominated(&mut model);
         decided(&mut model);
+        if model.constant.is_infinite() {
+            return None;
+        }
         if size(&model) == before {
             return Some(model);
         }
@@ -35,7 +40,7 @@ fn size(model: &Model) -> (usize, usize, usize) {
 /// Drops options that have no support. `None` if a variable has none left.
 fn supported(model: &mut Model) -> Option<()> {
     let around = model.around();
-    let mut alive: Vec<Vec<bool>> = model.vars.iter().map(|var| vec![true; var.costs.len()]).collect();
+    let mut alive: Vec<Vec<bool>> = model.vars.iter().map(|var| var.costs.iter().map(|cost| cost.is_finite()).collect()).collect();
     let mut todo: BTreeSet<usize> = (0..model.links.len()).collect();
     while let Some(id) = todo.pop_first() {
         let link = &model.links[id];
@@ -62,7 +67,7 @@ fn supported(model: &mut Model) -> Option<()> {
 }
 
 /// Leaves only the options that are marked.
-fn keep(model: &mut Model, alive: &[Vec<bool>]) {
+pub fn keep(model: &mut Model, alive: &[Vec<bool>]) {
     if alive.iter().all(|options| options.iter().all(|alive| *alive)) {
         return;
     }
@@ -96,7 +101,11 @@ fn determined(model: &mut Model) {
         let columns = model.vars[link.b].costs.len();
         let rows = model.vars[link.a].costs.len();
         // as few options as may be: the variable with more of them leads
-        let ways = if rows >= columns { [(link.a, link.b, true), (link.b, link.a, false)] } else { [(link.b, link.a, false), (link.a, link.b, true)] };
+        let ways = if rows >= columns {
+            [(link.a, link.b, true), (link.b, link.a, false)]
+        } else {
+            [(link.b, link.a, false), (link.a, link.b, true)]
+        };
         for (a, b, by_row) in ways {
             let root = leader[a].0;
             if leader[b].0 != b || leads[b] || root == b {
@@ -124,8 +133,7 @@ fn contract(model: &mut Model, leader: &[(usize, Vec<usize>)]) {
     let place: Vec<usize> = leader.iter().map(|(root, _)| roots.binary_search(root).expect("a leader leads itself")).collect();
     let columns: Vec<usize> = model.vars.iter().map(|var| var.costs.len()).collect();
     let mut vars: Vec<_> = roots.iter().map(|root| model.vars[*root].clone()).collect();
-    for (v, (root, map)) in leader.iter().enumerate().filter(|(v, (root, _))| v != root) {
-        let _ = root;
+    for (v, (_, map)) in leader.iter().enumerate().filter(|(v, (root, _))| v != root) {
         let (var, into) = (&model.vars[v], &mut vars[place[v]]);
         into.nodes.extend(&var.nodes);
         for (option, of) in map.iter().enumerate() {
@@ -149,9 +157,7 @@ fn contract(model: &mut Model, leader: &[(usize, Vec<usize>)]) {
     }
     model.links = merged(links.into_iter(), &vars);
     model.vars = vars;
-    // an option that its own members forbid goes; where none is left the next pass over supports will tell
-    let alive: Vec<Vec<bool>> = model.vars.iter().map(|var| var.costs.iter().map(|cost| cost.is_finite()).collect()).collect();
-    keep(model, &alive);
+    // an option that its own members forbid has infinite cost: the next pass over supports drops it
     model.vars.iter_mut().for_each(|var| join_holds(&mut var.holds));
 }
 
@@ -290,6 +296,8 @@ fn rows(model: &mut Model) -> Option<()> {
     for hold in model.vars.iter_mut().flat_map(|var| &mut var.holds) {
         (hold.from, hold.to) = (place[hold.from], place[hold.to]);
     }
+    let mut kept = binds.iter();
+    model.row_ids.retain(|_| *kept.next().expect("one mark a row"));
     let mut kept = binds.iter();
     model.rows.retain(|_| *kept.next().expect("one mark a row"));
     for var in &mut model.vars {

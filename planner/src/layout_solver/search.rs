@@ -241,7 +241,7 @@ impl<'a> Search<'a> {
             let options = self.model.vars[members[parent].0].costs.len();
             self.work += (options * own.len()) as u64;
             let mut picks = Vec::with_capacity(options);
-            for s in 0..options {
+            for (s, of_parent) in costs[parent].iter_mut().enumerate() {
                 let (mut least, mut pick) = (f64::INFINITY, 0);
                 for (t, cost) in own.iter().enumerate() {
                     let total = cost + if link.a == v { link.costs[t * columns + s] } else { link.costs[s * columns + t] };
@@ -249,7 +249,7 @@ impl<'a> Search<'a> {
                         (least, pick) = (total, t);
                     }
                 }
-                costs[parent][s] += least;
+                *of_parent += least;
                 picks.push(pick);
             }
             choice_of[position] = picks;
