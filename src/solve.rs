@@ -44,7 +44,9 @@ pub fn solve(arguments: &SolveArguments, shown: &Shown) -> Result<(), Failure> {
         }
     });
     let seconds = began.elapsed().as_secs_f64();
+    // people read of no answer on stderr
     let printed = match arguments.format {
+        Format::Text if answer.choice.is_none() => String::new(),
         Format::Json => {
             let gap = gap(answer.cost, answer.lower_bound);
             let Answer { choice, cost, lower_bound, stop } = answer.clone();

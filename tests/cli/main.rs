@@ -8,6 +8,7 @@
 //! - [`checkpoints`]: runs that are killed, resumed, resumed elsewhere;
 //! - [`figures`]: what plans say beside what runs count;
 //! - [`operators`]: an operator that only a model file knows;
+//! - [`solve`]: layout problems;
 //! - [`house`]: who may depend on whom.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 #![allow(dead_code, reason = "support is shared with the tests of another crate, which use all of it")]
@@ -20,5 +21,6 @@ mod figures;
 mod house;
 mod operators;
 mod pins;
+mod solve;
 mod support;
 mod usage;
