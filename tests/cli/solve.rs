@@ -27,7 +27,7 @@ fn a_small_problem_is_solved_and_proven() {
 #[test]
 fn what_cannot_be_solved_is_refused() {
     let work = Work::new();
-    let file = |name: &str, from: &str, to: &str| work.file(name, &TINY.replace(from, to));
+    let file = |name: &str, from: &str, to: &str| work.file(name, TINY.replace(from, to));
     let infeasible = file("infeasible.json", "\"usage_limit\": 10", "\"usage_limit\": 1");
     refused(&["solve", &infeasible], "partita::solve::infeasible", &["forbidden pair"]);
     let answer: Value = serde_json::from_str(&partita(&["solve", &infeasible, "--format", "json"]).stdout).unwrap();

@@ -26,7 +26,7 @@ pub struct Pace {
 pub const HASTY: Pace = Pace { step: 0.3, present: 0.3, patience: 30, shorten: 0.8 };
 
 /// Table entries beyond which a model is large.
-pub const LARGE: usize = 500_000;
+pub const LARGE: usize = 1_000_000;
 
 /// Paces that have each been the best on some problem; a search that is stuck goes on with the next one.
 pub const PACES: [Pace; 4] = [
