@@ -194,9 +194,10 @@ impl Run<'_> {
             // a part of all work goes to the exact search, where there is hope that it ends
             let near = self.bound.is_some_and(|bound| bound as f64 > 0.995 * self.cost());
             if round.is_power_of_two() && model.vars.len() < 100 || near && round % 40 == 0 {
-                let before = self.work;
-                self.work += self.work / 8 + 20_000;
-                match exact::search(model, &dual, self.cost(), self.work - before, &|| self.stops().is_some()) {
+                // to look at a variable takes as long as some tens of entries
+                let looks = self.work / 400 + 20_000;
+                self.work += 40 * looks;
+                match exact::search(model, &dual, self.cost(), looks, &|| self.stops().is_some()) {
                     Outcome::Done(found) => {
                         if let Some((_, choice)) = found {
                             self.offer(model, &choice);
