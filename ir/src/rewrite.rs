@@ -10,7 +10,7 @@
 //!
 //! What does not change:
 //! - **What decides.** A comparison, `floor`, `sign`, `not` and a condition keep their inputs bit by bit, and so does the
-//!   expression of a fold that compares: `max`'s gradient asks which element equals the maximum.
+//!   expression of a fold that compares, so that which element is the largest does not depend on it.
 //! - **Forms.** A product of operands and a look-up, `select(x == index, e, 0)`, are found by the cost model and the
 //!   kernels at the root and stay there.
 //! - **What is hidden.** A choice hides what it refuses, be it infinite or no number, and goes on hiding it.
