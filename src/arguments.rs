@@ -120,6 +120,14 @@ pub struct PlanArguments {
     /// Write the plan to a file, the bytes of `--format json`.
     #[arg(short, long, value_name = "PLAN.json")]
     pub output: Option<PathBuf>,
+    /// Write the layout problem of the plan to a file that `partita solve` reads, gzipped if its name ends in `.gz`: the
+    /// layouts of one mesh, which all stages share, everything else being as in the plan; costs are nanoseconds a step.
+    #[arg(long, value_name = "FILE")]
+    pub emit_layout_problem: Option<PathBuf>,
+    /// Write it with nodes of their own for every iteration of a repeat, for measurements of the solver: the planner itself
+    /// chooses the layouts of a repeated block once.
+    #[arg(long, requires = "emit_layout_problem")]
+    pub unroll_layout_problem: bool,
 }
 
 #[derive(Debug, Args)]
@@ -187,9 +195,9 @@ pub struct SolveArguments {
     /// Stop after so many units of work, about a microsecond each: the same answer on every machine.
     #[arg(long, value_name = "N")]
     pub work: Option<u64>,
-    /// Threads to use; the answer does not depend on them. This version uses one.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub threads: u64,
+    /// Threads to use, by default one a core. With `--work` one thread does all, and the answer does not depend on them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
     /// Seed of what chance decides.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

@@ -1,5 +1,7 @@
 //! `partita plan`: finds the fastest plan that fits.
 
+use std::path::Path;
+
 use partita_frontend::Diagnostic;
 use partita_ir::graph::Span;
 use partita_ir::program::Program;
@@ -18,6 +20,8 @@ use crate::text;
 
 /// A plan with its programs and the plans that lost.
 pub struct Planned {
+    pub cluster: Cluster,
+    pub pins: Pins,
     pub plan: Plan,
     pub program: Program,
     pub others: Vec<Considered>,
@@ -43,7 +47,7 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
     if shown.verbose {
         note(shown, &format!("{} plans in {:.1} s", others.len() + 1, started.elapsed().as_secs_f64()));
     }
-    Ok(Planned { plan, program, others })
+    Ok(Planned { cluster, pins, plan, program, others })
 }
 
 fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {
@@ -114,11 +118,27 @@ fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
     }
 }
 
+/// Writes the layout problem of a plan. Stages share one mesh and its layouts, so there is one problem however many there are.
+fn emit_layout_problem(path: &Path, planned: &Planned, unroll: bool, shown: &Shown) -> Result<(), Failure> {
+    let task = search::task(&planned.plan, &planned.cluster, &planned.pins);
+    let problem = task.problem(unroll).expect("a plan's operators have layouts");
+    let cost = task.cost(&planned.plan.layouts).expect("the layouts of a plan are a choice of its problem");
+    let mut bytes = Vec::new();
+    problem.write_as(path, &mut bytes).expect("memory takes all that is written");
+    write(path, &bytes)?;
+    let (nodes, edges) = (problem.nodes(), problem.edges().len());
+    note(shown, &format!("layout problem of {nodes} nodes and {edges} edges, where the plan costs {cost}, written to {}", path.display()));
+    Ok(())
+}
+
 pub fn plan(arguments: &PlanArguments, shown: &Shown) -> Result<(), Failure> {
     let planned = planned(&arguments.planning, shown)?;
     let described = describe(&planned.plan, &planned.program, &planned.others);
     if let Some(path) = &arguments.output {
         write(path, json(&described).as_bytes())?;
+    }
+    if let Some(path) = &arguments.emit_layout_problem {
+        emit_layout_problem(path, &planned, arguments.unroll_layout_problem, shown)?;
     }
     match arguments.planning.format {
         Format::Json => print(&json(&described)),

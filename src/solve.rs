@@ -36,13 +36,13 @@ pub fn solve(arguments: &SolveArguments, shown: &Shown) -> Result<(), Failure> {
     // without a handler Ctrl-C ends the program as it always does
     let _ = ctrlc::set_handler(move || stop.store(true, Ordering::Relaxed));
     let limit = arguments.time_limit.map(Duration::from_secs_f64);
-    let options = Options { deadline: limit.map(|limit| began + limit.mul_f64(0.98)), work: arguments.work, seed: arguments.seed };
-    let progress = std::io::stderr().is_terminal() || shown.verbose;
-    let answer = solve_problem(&problem, options, &interrupted, &mut |_, cost, bound| {
-        if progress {
-            note(shown, &line(began.elapsed(), cost, bound));
-        }
-    });
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = arguments.threads.map_or_else(cores, |threads| threads as usize);
+    let margin = |limit: Duration| limit.mul_f64(0.02).max(Duration::from_millis(40)).min(limit / 4);
+    let options =
+        Options { deadline: limit.map(|limit| began + limit - margin(limit)), work: arguments.work, threads, seed: arguments.seed };
+    let mut progress = |_: Duration, cost, bound| note(shown, &line(began.elapsed(), cost, bound));
+    let answer = solve_problem(&problem, options, &interrupted, &mut progress);
     let seconds = began.elapsed().as_secs_f64();
     // people read of no answer on stderr
     let printed = match arguments.format {

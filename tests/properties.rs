@@ -6,6 +6,7 @@
 mod properties {
     mod case;
     mod coverage;
+    mod layouts;
     mod outcome;
     mod regressions;
     #[path = "../../ir/tests/ir/sharded.rs"]

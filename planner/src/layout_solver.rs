@@ -2,16 +2,28 @@
 //!
 //! - `model`, `reduce`: the problem with everything taken out that can be decided exactly.
 //! - `dual`: a lower bound, and the prices of memory.
-//! - `search`, `slack`: good answers and better ones.
-//! - `exact`: the optimum, where that is within reach.
+//! - `branch`: the optimum, where that is within reach.
+//! - `incumbent`, `region`: good answers and better ones.
+//! - `prover`, `improver`: the workers that use them, and `shared`, what they share.
 //!
-//! The same problem, options and seed give the same answer, unless a time limit or an interruption ends the search.
+//! The same problem, work limit and seed give the same answer for any number of threads, unless a time limit or an
+//! interruption ends the search.
 
+mod alone;
+mod branch;
+mod dice;
+mod dive;
 mod dual;
-mod exact;
+mod improver;
+mod incumbent;
+
+mod islands;
+mod lanes;
 mod model;
+mod prover;
 mod reduce;
-mod search;
+mod region;
+mod shared;
 mod slack;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +32,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::layout_problem::Problem;
-use dual::{Dual, Pace};
-use exact::Outcome;
+use improver::Improver;
 use model::Model;
-use search::{Dice, Search};
+use prover::Prover;
+use shared::Shared;
 
 /// How long to search.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +44,8 @@ pub struct Options {
     pub deadline: Option<Instant>,
     /// Units of work, about a microsecond each, after which to stop; the same for every machine.
     pub work: Option<u64>,
+    /// Threads that search; 0 is 1. With a work limit one thread does all.
+    pub threads: usize,
     /// Decides what chance decides.
     pub seed: u64,
 }
@@ -65,216 +79,86 @@ pub struct Answer {
     pub stop: Stop,
 }
 
-/// Entries that are one unit of work.
-const UNIT: u64 = 500;
-
 /// The best answer so far, seen every now and then: (elapsed, cost, bound).
-pub type Progress<'a> = &'a mut dyn FnMut(Duration, Option<i128>, Option<i128>);
+pub type Progress<'a> = &'a mut (dyn FnMut(Duration, Option<i128>, Option<i128>) + Send);
+
+/// Table entries that a worker looks at in one go, at least and at most; of a small problem not many times as many as it has.
+const STEP: (u64, u64) = (20_000, 10_000_000);
 
 /// Solves a problem. Stops early when `interrupted` is set.
 pub fn solve(problem: &Problem, options: Options, interrupted: &AtomicBool, progress: Progress<'_>) -> Answer {
-    let mut run = Run { problem, options, interrupted, began: Instant::now(), best: None, bound: None, work: 0, seen: Duration::ZERO };
-    let stop = run.search(progress);
-    let (cost, choice) = run.best.map_or((None, None), |(cost, choice)| (Some(cost), Some(choice)));
-    match (stop, cost) {
-        (Stop::Optimal, None) => Answer { choice, cost, lower_bound: None, stop: Stop::Infeasible },
-        (Stop::Optimal, _) => Answer { choice, cost, lower_bound: cost, stop },
+    let began = Instant::now();
+    let infeasible = Answer { choice: None, cost: None, lower_bound: None, stop: Stop::Infeasible };
+    let goes_on = || !interrupted.load(Ordering::Relaxed) && options.deadline.is_none_or(|deadline| Instant::now() < deadline);
+    let Some(whole) = Model::new(problem).and_then(reduce::reduce) else { return infeasible };
+    let (root, spent) = islands::decide_islands(whole, &goes_on);
+    let Some(root) = root else { return infeasible };
+    let shared = Shared::new(problem, &root, options, interrupted, began);
+    shared.works(spent);
+    let helpers = if options.work.is_some() { 0 } else { options.threads.saturating_sub(1) };
+    std::thread::scope(|scope| {
+        for helper in 0..helpers as u64 {
+            let shared = &shared;
+            scope.spawn(move || improve(shared, options.seed.wrapping_add(helper + 1)));
+        }
+        prove(&shared, options.seed, helpers > 0, progress);
+    });
+    let stop = shared.over().expect("the search is over");
+    let best = shared.best();
+    match (stop, best) {
+        (Stop::Optimal, None) => infeasible,
+        (Stop::Optimal, Some(best)) => answer(problem, &best, Some(best.cost), stop),
         // what is cut off for costing no less than the best answer may leave a bound above it
-        _ => Answer { choice, cost, lower_bound: cost.map_or(run.bound, |cost| run.bound.map(|bound| bound.min(cost))), stop },
+        (_, Some(best)) => answer(problem, &best, shared.bound().map(|bound| bound.min(best.cost)), stop),
+        (_, None) => Answer { choice: None, cost: None, lower_bound: shared.bound(), stop },
     }
 }
 
-/// The least whole number that is not below a bound.
-fn whole(bound: f64) -> Option<i128> {
-    bound.is_finite().then(|| bound.ceil() as i128)
+fn answer(problem: &Problem, best: &shared::Best, lower_bound: Option<i128>, stop: Stop) -> Answer {
+    Answer { choice: Some(best.named[..problem.nodes()].to_vec()), cost: Some(best.cost), lower_bound, stop }
 }
 
-struct Run<'a> {
-    problem: &'a Problem,
-    options: Options,
-    interrupted: &'a AtomicBool,
-    began: Instant,
-    best: Option<(i128, Vec<u32>)>,
-    bound: Option<i128>,
-    work: u64,
-    seen: Duration,
-}
-
-/// What a phase came to.
-enum Phase {
-    /// The search is over.
-    Over(Stop),
-    /// So much of the model cannot be better than the best answer that it is worth reducing it again.
-    Smaller(Model),
-}
-
-impl Run<'_> {
-    /// Whether to stop now, and why.
-    fn stops(&self) -> Option<Stop> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            Some(Stop::Interrupted)
-        } else if self.options.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Some(Stop::TimeLimit)
-        } else if self.options.work.is_some_and(|work| self.work / UNIT >= work) {
-            Some(Stop::WorkLimit)
+/// Proves and improves in turn until the search is over.
+fn prove(shared: &Shared<'_>, seed: u64, helped: bool, progress: Progress<'_>) {
+    let (mut prover, mut improver) = (Prover::new(shared), Improver::new(shared, seed));
+    let step = (100 * shared.root.size() as u64).clamp(STEP.0, STEP.1);
+    let (mut proven, mut improved) = (0, 0);
+    let mut seen = Duration::ZERO;
+    while shared.over().is_none() {
+        // with a helper, that one does the improving, unless there is little more to be proven
+        let share = match (prover.is_stuck(), helped) {
+            (true, _) => 0.25,
+            (false, true) => 8.0,
+            (false, false) => 1.5,
+        };
+        if proven as f64 <= share * improved as f64 || !improver.has_answer() {
+            proven += prover.step(step);
         } else {
-            None
+            improved += improver.step(step);
+        }
+        let elapsed = shared.elapsed();
+        if elapsed > seen + (seen / 20).max(Duration::from_millis(200)) {
+            seen = elapsed;
+            progress(elapsed, shared.best().map(|best| best.cost), shared.bound());
         }
     }
-
-    fn cost(&self) -> f64 {
-        self.best.as_ref().map_or(f64::INFINITY, |(cost, _)| *cost as f64)
-    }
-
-    /// Keeps an answer that is better and fits.
-    fn offer(&mut self, model: &Model, choice: &[usize]) {
-        let strategies = model.strategies(choice, self.problem.nodes());
-        let better = |cost: &i128| self.best.as_ref().is_none_or(|(best, _)| cost < best);
-        if let Some(cost) = self.problem.total(&strategies).filter(better)
-            && self.problem.is_feasible(&strategies)
-        {
-            self.best = Some((cost, strategies));
-        }
-    }
-
-    /// Remembers a bound.
-    fn know(&mut self, dual: &Dual<'_>) {
-        self.bound = self.bound.max(whole(dual.bound));
-    }
-
-    fn search(&mut self, progress: Progress<'_>) -> Stop {
-        let Some(mut model) = Model::new(self.problem).and_then(reduce::reduce) else { return Stop::Optimal };
-        let mut dice = Dice::new(self.options.seed);
-        let mut prices = vec![0.0; model.row_ids.last().map_or(0, |id| id + 1)];
-        let large = model.links.iter().map(|link| link.costs.len()).sum::<usize>() > dual::LARGE;
-        for pace in large.then_some(dual::HASTY).into_iter().chain(dual::PACES.into_iter().cycle()) {
-            match self.phase(&model, pace, &mut prices, &mut dice, progress) {
-                Phase::Over(stop) => return stop,
-                Phase::Smaller(smaller) => match reduce::reduce(smaller) {
-                    Some(smaller) => model = smaller,
-                    // nothing is better than the best
-                    None => return Stop::Optimal,
-                },
-            }
-        }
-        unreachable!("paces go round for ever")
-    }
-
-    /// Searches a model until all is known, time is up, or much of it is known to be of no use.
-    fn phase(&mut self, model: &Model, pace: Pace, prices: &mut [f64], dice: &mut Dice, progress: Progress<'_>) -> Phase {
-        if model.vars.is_empty() {
-            self.offer(model, &[]);
-            return Phase::Over(Stop::Optimal);
-        }
-        let mut dual = Dual::new(model, pace, prices);
-        let entries: u64 = model.links.iter().map(|link| link.costs.len() as u64).sum::<u64>() + model.vars.len() as u64;
-        for round in 1u64.. {
-            for _ in 0..5 {
-                if let Some(stop) = self.stops() {
-                    return Phase::Over(stop);
-                }
-                let target = if self.best.is_some() { self.cost() } else { dual.bound.max(0.0) * 1.1 + 1.0 };
-                dual.iterate(target);
-                self.know(&dual);
-                self.work += 6 * entries;
-            }
-            if self.bound.is_some_and(|bound| self.best.as_ref().is_some_and(|(cost, _)| bound >= *cost)) {
-                return Phase::Over(Stop::Optimal);
-            }
-            if round % 2 == 1 {
-                self.fresh(model, &dual, dice);
-            }
-            self.better(model, &dual, dice, entries * 20);
-            if round % 20 == 0
-                && let Some(smaller) = self.smaller(model, &mut dual)
-            {
-                model.row_ids.iter().zip(&dual.prices).for_each(|(id, price)| prices[*id] = *price);
-                return Phase::Smaller(smaller);
-            }
-            // a part of all work goes to the exact search, where there is hope that it ends
-            let near = self.bound.is_some_and(|bound| bound as f64 > 0.995 * self.cost());
-            if round.is_power_of_two() && model.vars.len() < 100 || near && round % 40 == 0 {
-                // to look at a variable takes as long as some tens of entries
-                let looks = self.work / 400 + 20_000;
-                self.work += 40 * looks;
-                match exact::search(model, &dual, self.cost(), looks, &|| self.stops().is_some()) {
-                    Outcome::Done(found) => {
-                        if let Some((_, choice)) = found {
-                            self.offer(model, &choice);
-                        }
-                        return Phase::Over(Stop::Optimal);
-                    }
-                    Outcome::Stopped => {}
-                }
-            }
-            let elapsed = self.began.elapsed();
-            if elapsed > self.seen + Duration::from_millis(500) {
-                self.seen = elapsed;
-                progress(elapsed, self.best.as_ref().map(|(cost, _)| *cost), self.bound);
-            }
-        }
-        unreachable!("rounds do not end by themselves")
-    }
-
-    /// The model without the options that cannot be part of a better answer, if that makes it much smaller.
-    fn smaller(&mut self, model: &Model, dual: &mut Dual<'_>) -> Option<Model> {
-        self.best.as_ref()?;
-        let alive = dual.may_be_better(self.cost(), &self.options_of_best(model).unwrap_or_default());
-        let (all, left) = (alive.iter().flatten().count(), alive.iter().flatten().filter(|alive| **alive).count());
-        if left * 20 > all * 19 && !dual.is_stuck() {
-            return None;
-        }
-        let mut smaller = model.clone();
-        // a variable without options means that nothing is better: a forbidden cost says so to the reductions
-        for (var, alive) in smaller.vars.iter_mut().zip(&alive) {
-            var.costs.iter_mut().zip(alive).filter(|(_, alive)| !**alive).for_each(|(cost, _)| *cost = f64::INFINITY);
-        }
-        Some(smaller)
-    }
-
-    /// The best answer as options of a model, if the model has them all.
-    fn options_of_best(&self, model: &Model) -> Option<Vec<usize>> {
-        let (_, best) = self.best.as_ref()?;
-        let is_best =
-            |nodes: &[u32], strategies: &[u32]| nodes.iter().zip(strategies).all(|(node, strategy)| best[*node as usize] == *strategy);
-        if model.decided.iter().any(|(node, strategy)| best[*node as usize] != *strategy) {
-            return None;
-        }
-        model.vars.iter().map(|var| var.strategies.iter().position(|strategies| is_best(&var.nodes, strategies))).collect()
-    }
-
-    /// A new answer from the dual.
-    fn fresh(&mut self, model: &Model, dual: &Dual<'_>, dice: &mut Dice) {
-        let mut search = Search::new(model, dual.rounded(), &dual.prices);
-        if search.repair(300) && search.is_feasible() {
-            search.descend();
-            for _ in 0..200 {
-                search.tree_move(1 + dice.below(100), dice);
-            }
-            self.offer(model, &search.choice);
-        }
-        self.work += search.work;
-    }
-
-    /// Tree moves on the best answer.
-    fn better(&mut self, model: &Model, dual: &Dual<'_>, dice: &mut Dice, work: u64) {
-        let Some(choice) = self.options_of_best(model) else { return };
-        let mut search = Search::new(model, choice, &dual.prices);
-        for moved in 1.. {
-            search.tree_move(1 + dice.below(200), dice);
-            if search.work >= work || moved % 64 == 0 && (self.stops().is_some() || moved >= 20_000) {
-                break;
-            }
-        }
-        self.work += search.work;
-        self.offer(model, &search.choice);
-    }
+    progress(shared.elapsed(), shared.best().map(|best| best.cost), shared.bound());
 }
 
+/// Improves until the search is over.
+fn improve(shared: &Shared<'_>, seed: u64) {
+    let mut improver = Improver::new(shared, seed);
+    while shared.over().is_none() {
+        if improver.step(STEP.1) == 0 {
+            // no answer yet
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout_problem::{brute_force, small};
+    use crate::layout_problem::{FORBIDDEN, GenerateOptions, ProblemBuilder, brute_force, generate, small};
 
     #[test]
     fn small_problems_are_solved_and_proven() {
@@ -297,5 +181,70 @@ mod tests {
             }
         }
         assert!(feasible > 2_000 && none > 500, "{feasible} feasible, {none} not");
+    }
+
+    fn run(problem: &Problem, work: u64, threads: usize) -> Answer {
+        let options = Options { work: Some(work), threads, ..Options::default() };
+        solve(problem, options, &AtomicBool::new(false), &mut |_, _, _| ())
+    }
+
+    #[test]
+    fn however_early_it_stops_the_bound_holds_and_the_answer_fits() {
+        let (mut stopped, mut answered) = (0, 0);
+        for seed in 0..2_000 {
+            let problem = small(seed);
+            let answer = run(&problem, seed % 7, 1);
+            let best = brute_force(&problem).map(|(cost, _)| cost);
+            stopped += usize::from(answer.stop == Stop::WorkLimit);
+            if let Some(choice) = &answer.choice {
+                assert!(problem.is_feasible(choice) && problem.total(choice) == answer.cost, "seed {seed}");
+                answered += 1;
+            }
+            assert!(answer.stop != Stop::Infeasible || best.is_none(), "seed {seed}");
+            if let Some(best) = best {
+                assert!(answer.lower_bound.is_none_or(|bound| bound <= best), "seed {seed}");
+                assert!(answer.stop != Stop::Optimal || answer.cost == Some(best), "seed {seed}");
+            }
+        }
+        assert!(stopped > 30 && answered > 500, "{stopped} stopped, {answered} answered");
+    }
+
+    #[test]
+    fn work_decides_and_threads_do_not() {
+        let problem = generate(&GenerateOptions { nodes: 300, ..GenerateOptions::default() });
+        for work in [100, 3_000, 30_000] {
+            let once = run(&problem, work, 1);
+            assert_eq!(once, run(&problem, work, 1), "twice");
+            assert_eq!(once, run(&problem, work, 4), "on 4 threads");
+        }
+    }
+
+    /// Costs for which no sum fits into 64 bits.
+    #[test]
+    fn huge_costs_are_compared_exactly() {
+        let mut proven = 0;
+        for seed in 0..300 {
+            let plain = small(seed);
+            let mut builder = ProblemBuilder::new("huge", plain.limits.clone());
+            let huge = |cost: i64| if cost >= FORBIDDEN { cost } else { FORBIDDEN - 1_000_000 + cost % 1_000_000 };
+            for node in 0..plain.nodes() {
+                let spans = plain.spans(node);
+                let bytes: Vec<u64> = (0..spans.len()).flat_map(|k| plain.bytes(node, k).to_vec()).collect();
+                let costs: Vec<i64> = plain.cost(node).iter().map(|cost| huge(*cost)).collect();
+                builder.add_node(&costs, spans, &bytes).expect("it was a node");
+            }
+            for edge in plain.edges() {
+                let table: Vec<i64> = plain.table(edge.table).iter().map(|cost| huge(*cost)).collect();
+                builder.add_edge(edge.a, edge.b, &table).expect("it was an edge");
+            }
+            let problem = builder.finish().expect("it was a problem");
+            let (answer, best) = (run(&problem, 20_000, 1), brute_force(&problem).map(|(cost, _)| cost));
+            assert!(answer.lower_bound.is_none_or(|bound| best.is_some_and(|best| bound <= best)), "seed {seed}");
+            if [Stop::Optimal, Stop::Infeasible].contains(&answer.stop) {
+                assert_eq!(answer.cost, best, "seed {seed}");
+                proven += 1;
+            }
+        }
+        assert!(proven > 200, "{proven}");
     }
 }

@@ -12,7 +12,6 @@ mod nearest;
 pub mod pins;
 pub mod plan;
 pub mod search;
-pub mod solver;
 pub mod stages;
 pub mod strategy;
 pub mod units;

@@ -189,7 +189,7 @@ fn plan_one(
 ) -> Result<Plan, SearchError> {
     let skeleton = skeleton(model, pins, degrees, zero, recompute)?;
     let task = task(&skeleton, cluster, pins);
-    let (layouts, _) = task.solve()?;
+    let layouts = task.solve()?.layouts;
     finish(skeleton, cluster, layouts)
 }
 

@@ -9,6 +9,7 @@
 //! - [`figures`]: what plans say beside what runs count;
 //! - [`operators`]: an operator that only a model file knows;
 //! - [`solve`]: layout problems;
+//! - [`emitted`]: the layout problems of plans;
 //! - [`house`]: who may depend on whom.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 #![allow(dead_code, reason = "support is shared with the tests of another crate, which use all of it")]
@@ -17,6 +18,7 @@ mod agreement;
 mod bad_input;
 mod checkpoints;
 mod damaged;
+mod emitted;
 mod figures;
 mod house;
 mod operators;

@@ -115,13 +115,23 @@ impl Case {
         }
     }
 
+    /// The training step.
+    pub fn step(&self) -> Graph {
+        let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1 };
+        training_step(&self.model, &self.train, options).expect("every sampled model can be trained")
+    }
+
+    /// The search for the layouts of its training step.
+    pub fn task<'a>(&'a self, graph: &'a Graph, cluster: &'a Cluster) -> Task<'a> {
+        Task { graph, mesh: &self.mesh, cluster, constraints: self.constraints.clone(), zero: self.zero }
+    }
+
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator
     /// couples the samples of different micro-batches.
     pub fn plan(&self, cluster: &Cluster) -> Option<(Plan, Program)> {
-        let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1 };
-        let graph = training_step(&self.model, &self.train, options).expect("every sampled model can be trained");
+        let graph = self.step();
         let mut dice = Dice::new(self.seed ^ 0xD1CE);
-        let task = Task { graph: &graph, mesh: &self.mesh, cluster, constraints: self.constraints.clone(), zero: self.zero };
+        let task = self.task(&graph, cluster);
         let layouts = (0..3).find_map(|again| task.sample(self.most.max(4 * again), &mut |bound| dice.below(bound)).ok())?;
         let plan = Plan {
             model: graph.name.clone(),

@@ -15,14 +15,19 @@ impl Problem {
     pub fn write(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
         let mut file = BufWriter::new(File::create(path)?);
-        if path.extension().is_some_and(|extension| extension == "gz") {
-            let mut packed = BufWriter::new(GzEncoder::new(&mut file, Compression::default()));
-            self.write_to(&mut packed)?;
-            packed.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
-        } else {
-            self.write_to(&mut file)?;
-        }
+        self.write_as(path, &mut file)?;
         file.flush()
+    }
+
+    /// Writes what a file of this name holds.
+    pub fn write_as(&self, name: &Path, out: impl Write) -> io::Result<()> {
+        if name.extension().is_none_or(|extension| extension != "gz") {
+            return self.write_to(out);
+        }
+        let mut packed = BufWriter::new(GzEncoder::new(out, Compression::default()));
+        self.write_to(&mut packed)?;
+        packed.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+        Ok(())
     }
 
     /// Writes the text, in many small pieces. What is read from it equals this problem.

@@ -1,5 +1,23 @@
 //! What is left of each row of memory: ranges change, the least of all is asked for.
 
+use super::model::Model;
+
+/// Whether the memory of a choice of options fits into all rows of a model.
+pub fn fits(model: &Model, choice: &[usize]) -> bool {
+    let mut change = vec![0i64; model.rows.len() + 1];
+    for (var, option) in model.vars.iter().zip(choice) {
+        for hold in &var.holds {
+            change[hold.from] += hold.bytes[*option];
+            change[hold.to] -= hold.bytes[*option];
+        }
+    }
+    let mut live = 0;
+    model.rows.iter().zip(&change).all(|(row, change)| {
+        live += change;
+        live <= *row
+    })
+}
+
 /// A tree of minima over rows with pending additions.
 #[derive(Clone, Debug)]
 pub struct Slack {
@@ -12,7 +30,7 @@ impl Slack {
     /// All rows empty.
     pub fn new(rows: &[i64]) -> Self {
         let leaves = rows.len().next_power_of_two().max(1);
-        let mut least = vec![i64::MAX / 4; 2 * leaves];
+        let mut least = vec![i64::MAX; 2 * leaves];
         least[leaves..leaves + rows.len()].copy_from_slice(rows);
         for node in (1..leaves).rev() {
             least[node] = least[2 * node].min(least[2 * node + 1]);
@@ -41,6 +59,22 @@ impl Slack {
             self.change(2 * node + 1, middle, end, from, to, bytes);
         }
         self.least[node] = self.least[2 * node].min(self.least[2 * node + 1]) + self.added[node];
+    }
+
+    /// The least that is left in any of the rows `from..to`.
+    pub fn least_of(&self, from: usize, to: usize) -> i64 {
+        self.find(1, 0, self.rows, from, to)
+    }
+
+    fn find(&self, node: usize, start: usize, end: usize, from: usize, to: usize) -> i64 {
+        if from <= start && end <= to {
+            return self.least[node];
+        }
+        if to <= start || end <= from {
+            return i64::MAX / 2;
+        }
+        let middle = start.midpoint(end);
+        self.find(2 * node, start, middle, from, to).min(self.find(2 * node + 1, middle, end, from, to)) + self.added[node]
     }
 
     /// The least that is left in any row; negative if one is overfull.

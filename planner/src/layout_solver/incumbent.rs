@@ -1,58 +1,39 @@
-//! Better answers from good ones: repair of memory, single exchanges, and exact choices along random trees.
+//! An answer that is being made better: repair of memory, single exchanges, exact choices along random trees.
 //!
 //! A tree move takes variables of which no two are linked but along a tree, everything else held, and chooses all of
 //! their options at once by dynamic programming; memory counts at the prices of the dual. It is kept if the true cost
 //! falls and memory fits.
 
-use super::model::Model;
+use super::dice::Dice;
+use super::model::{Model, NEVER, is_never, plus};
 use super::slack::Slack;
 
-/// Numbers that a seed alone decides.
-pub struct Dice(u64);
-
-impl Dice {
-    /// From a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
-}
-
 /// An answer under improvement.
-pub struct Search<'a> {
-    model: &'a Model,
-    around: Vec<Vec<usize>>,
+pub struct Incumbent<'a> {
+    pub(super) model: &'a Model,
+    pub(super) links_of: Vec<Vec<usize>>,
     /// The option of each variable.
     pub choice: Vec<usize>,
-    slack: Slack,
+    pub(super) slack: Slack,
     /// Price of each row, summed up from the first.
-    price_to: Vec<f64>,
+    pub(super) price_to: Vec<f64>,
     /// Whether a variable is in the tree that is being chosen, by the number of the tree.
-    in_tree: Vec<u64>,
-    trees: u64,
+    pub(super) in_tree: Vec<u64>,
+    pub(super) trees: u64,
     /// Operations so far: table entries looked at.
     pub work: u64,
 }
 
-impl<'a> Search<'a> {
+impl<'a> Incumbent<'a> {
     /// From a choice, with prices of memory.
     pub fn new(model: &'a Model, choice: Vec<usize>, prices: &[f64]) -> Self {
         let mut slack = Slack::new(&model.rows);
         for (var, option) in model.vars.iter().zip(&choice) {
-            var.holds.iter().for_each(|hold| slack.take(hold.from, hold.to, hold.bytes[*option] as i64));
+            var.holds.iter().for_each(|hold| slack.take(hold.from, hold.to, hold.bytes[*option]));
         }
-        let mut search = Self {
+        let mut incumbent = Self {
             model,
-            around: model.around(),
+            links_of: model.around(),
             choice,
             slack,
             price_to: Vec::new(),
@@ -60,8 +41,8 @@ impl<'a> Search<'a> {
             trees: 0,
             work: 0,
         };
-        search.reprice(prices);
-        search
+        incumbent.reprice(prices);
+        incumbent
     }
 
     /// Other prices of memory.
@@ -75,22 +56,30 @@ impl<'a> Search<'a> {
     }
 
     /// Whether no row is overfull and nothing forbidden is chosen.
-    pub fn is_feasible(&self) -> bool {
-        self.slack.least() >= 0 && self.model.cost(&self.choice).is_finite()
+    pub fn is_allowed(&self) -> bool {
+        self.slack.least() >= 0 && !is_never(self.model.cost(&self.choice))
     }
 
-    fn set(&mut self, v: usize, option: usize) {
+    /// Takes on another choice.
+    pub fn become_like(&mut self, choice: &[usize]) {
+        (0..choice.len()).for_each(|v| self.set(v, choice[v]));
+    }
+
+    pub(super) fn set(&mut self, v: usize, option: usize) {
         let before = self.choice[v];
+        if before == option {
+            return;
+        }
         for hold in &self.model.vars[v].holds {
-            self.slack.take(hold.from, hold.to, hold.bytes[option] as i64 - hold.bytes[before] as i64);
+            self.slack.take(hold.from, hold.to, hold.bytes[option] - hold.bytes[before]);
         }
         self.choice[v] = option;
     }
 
     /// What each option of a variable costs beside the choices of the neighbours that `counts`.
-    fn beside(&mut self, v: usize, counts: &dyn Fn(&Self, usize) -> bool) -> Vec<f64> {
+    fn costs_beside(&mut self, v: usize, counts: &dyn Fn(&Self, usize) -> bool) -> Vec<i64> {
         let mut costs = self.model.vars[v].costs.clone();
-        for id in &self.around[v] {
+        for id in &self.links_of[v] {
             let link = &self.model.links[*id];
             let other = link.a + link.b - v;
             if !counts(self, other) {
@@ -99,9 +88,9 @@ impl<'a> Search<'a> {
             let columns = self.model.vars[link.b].costs.len();
             let chosen = self.choice[other];
             if link.a == v {
-                costs.iter_mut().enumerate().for_each(|(s, cost)| *cost += link.costs[s * columns + chosen]);
+                costs.iter_mut().enumerate().for_each(|(s, cost)| *cost = plus(*cost, link.costs[s * columns + chosen]));
             } else {
-                costs.iter_mut().zip(&link.costs[chosen * columns..]).for_each(|(cost, x)| *cost += x);
+                costs.iter_mut().zip(&link.costs[chosen * columns..]).for_each(|(cost, x)| *cost = plus(*cost, *x));
             }
             self.work += costs.len() as u64;
         }
@@ -109,16 +98,19 @@ impl<'a> Search<'a> {
     }
 
     /// The price of the memory of an option.
-    fn price(&self, v: usize, option: usize) -> f64 {
+    fn price(&self, v: usize, option: usize) -> i64 {
         let holds = self.model.vars[v].holds.iter();
-        holds.map(|hold| (self.price_to[hold.to] - self.price_to[hold.from]) * hold.bytes[option] as f64).sum()
+        holds.map(|hold| ((self.price_to[hold.to] - self.price_to[hold.from]) * hold.bytes[option] as f64) as i64).sum()
     }
 
     /// Takes memory back where rows are overfull, at the least cost for each byte. Gives whether it got there.
-    pub fn repair(&mut self, most: usize) -> bool {
+    pub fn repair(&mut self, most: usize, stops: &dyn Fn() -> bool) -> bool {
         for _ in 0..most {
             if self.slack.least() >= 0 {
                 return true;
+            }
+            if stops() {
+                return false;
             }
             let row = self.slack.tightest();
             let over = -self.slack.least();
@@ -127,17 +119,17 @@ impl<'a> Search<'a> {
                 let now = self.choice[v];
                 let held = |option: usize| -> i64 {
                     let holds = self.model.vars[v].holds.iter().filter(|hold| hold.from <= row && row < hold.to);
-                    holds.map(|hold| hold.bytes[option] as i64).sum()
+                    holds.map(|hold| hold.bytes[option]).sum()
                 };
                 let before = held(now);
                 if before == 0 {
                     continue;
                 }
-                let costs = self.beside(v, &|_, _| true);
+                let costs = self.costs_beside(v, &|_, _| true);
                 for (option, cost) in costs.iter().enumerate() {
                     let freed = (before - held(option)).min(over);
-                    if freed > 0 && cost.is_finite() {
-                        let dear = (cost - costs[now]).max(0.0) / freed as f64;
+                    if freed > 0 && !is_never(*cost) {
+                        let dear = (cost - costs[now]).max(0) as f64 / freed as f64;
                         if best.is_none_or(|(known, ..)| dear < known) {
                             best = Some((dear, v, option));
                         }
@@ -151,19 +143,19 @@ impl<'a> Search<'a> {
     }
 
     /// Exchanges one variable's option after the other for a cheaper one that fits, until none is left.
-    pub fn descend(&mut self) {
+    pub fn descend(&mut self, stops: &dyn Fn() -> bool) {
         let mut todo: Vec<usize> = (0..self.model.vars.len()).rev().collect();
         let mut waits = vec![true; self.model.vars.len()];
-        while let Some(v) = todo.pop() {
+        while let Some(v) = todo.pop().filter(|_| !stops()) {
             waits[v] = false;
             let now = self.choice[v];
-            let costs = self.beside(v, &|_, _| true);
-            let mut order: Vec<usize> = (0..costs.len()).filter(|s| costs[*s] < costs[now] - 1e-9).collect();
-            order.sort_by(|a, b| costs[*a].total_cmp(&costs[*b]));
+            let costs = self.costs_beside(v, &|_, _| true);
+            let mut order: Vec<usize> = (0..costs.len()).filter(|s| costs[*s] < costs[now]).collect();
+            order.sort_by(|a, b| costs[*a].cmp(&costs[*b]));
             for option in order {
                 self.set(v, option);
                 if self.slack.least() >= 0 {
-                    for id in &self.around[v] {
+                    for id in &self.links_of[v] {
                         let other = self.model.links[*id].a + self.model.links[*id].b - v;
                         if !waits[other] {
                             waits[other] = true;
@@ -178,7 +170,7 @@ impl<'a> Search<'a> {
     }
 
     /// One tree move of at most `size` variables. Gives how much the cost fell.
-    pub fn tree_move(&mut self, size: usize, dice: &mut Dice) -> f64 {
+    pub fn tree_move(&mut self, size: usize, dice: &mut Dice) -> i64 {
         self.trees += 1;
         let tree = self.trees;
         // (variable, position of its parent, the link to it), parents first
@@ -189,7 +181,7 @@ impl<'a> Search<'a> {
             let pick = dice.below(frontier.len());
             let (position, next) = frontier[pick];
             let v = members[position].0;
-            let Some(id) = self.around[v].get(next).copied() else {
+            let Some(id) = self.links_of[v].get(next).copied() else {
                 frontier.swap_remove(pick);
                 continue;
             };
@@ -198,14 +190,14 @@ impl<'a> Search<'a> {
             if self.in_tree[other] == tree {
                 continue;
             }
-            let inside = self.around[other].iter().filter(|link| {
+            let inside = self.links_of[other].iter().filter(|link| {
                 let far = self.model.links[**link].a + self.model.links[**link].b - other;
                 self.in_tree[far] == tree
             });
-            self.work += self.around[other].len() as u64;
+            self.work += self.links_of[other].len() as u64;
             if inside.take(2).count() == 1 {
                 self.in_tree[other] = tree;
-                frontier.push((members.len(), dice.below(self.around[other].len())));
+                frontier.push((members.len(), dice.below(self.links_of[other].len())));
                 members.push((other, position, id));
             }
         }
@@ -213,11 +205,11 @@ impl<'a> Search<'a> {
     }
 
     /// The best options of a tree, kept if they are better and fit.
-    fn choose(&mut self, members: &[(usize, usize, usize)], tree: u64) -> f64 {
-        let mut costs: Vec<Vec<f64>> = Vec::with_capacity(members.len());
-        let mut before = 0.0;
+    fn choose(&mut self, members: &[(usize, usize, usize)], tree: u64) -> i64 {
+        let mut costs: Vec<Vec<i64>> = Vec::with_capacity(members.len());
+        let mut before = 0;
         for (v, _, id) in members {
-            let true_costs = self.beside(*v, &|search, other| search.in_tree[other] != tree);
+            let true_costs = self.costs_beside(*v, &|incumbent, other| incumbent.in_tree[other] != tree);
             before += true_costs[self.choice[*v]];
             if *id != usize::MAX {
                 let link = &self.model.links[*id];
@@ -228,7 +220,7 @@ impl<'a> Search<'a> {
         let true_costs = costs.clone();
         for ((v, ..), costs) in members.iter().zip(&mut costs) {
             if !self.model.vars[*v].holds.is_empty() {
-                costs.iter_mut().enumerate().for_each(|(option, cost)| *cost += self.price(*v, option));
+                costs.iter_mut().enumerate().for_each(|(option, cost)| *cost = plus(*cost, self.price(*v, option)));
             }
         }
         // up: what each option of a parent costs with the best of the subtree below
@@ -242,37 +234,38 @@ impl<'a> Search<'a> {
             self.work += (options * own.len()) as u64;
             let mut picks = Vec::with_capacity(options);
             for (s, of_parent) in costs[parent].iter_mut().enumerate() {
-                let (mut least, mut pick) = (f64::INFINITY, 0);
+                let (mut least, mut pick) = (NEVER, 0);
                 for (t, cost) in own.iter().enumerate() {
-                    let total = cost + if link.a == v { link.costs[t * columns + s] } else { link.costs[s * columns + t] };
+                    let total = plus(*cost, if link.a == v { link.costs[t * columns + s] } else { link.costs[s * columns + t] });
                     if total < least {
                         (least, pick) = (total, t);
                     }
                 }
-                *of_parent += least;
+                *of_parent = plus(*of_parent, least);
                 picks.push(pick);
             }
             choice_of[position] = picks;
         }
         let mut chosen = vec![0; members.len()];
-        chosen[0] = (0..costs[0].len()).min_by(|a, b| costs[0][*a].total_cmp(&costs[0][*b])).expect("a variable has options");
+        chosen[0] = (0..costs[0].len()).min_by(|a, b| costs[0][*a].cmp(&costs[0][*b])).expect("a variable has options");
         let mut after = true_costs[0][chosen[0]];
         for position in 1..members.len() {
             let (v, parent, id) = members[position];
             chosen[position] = choice_of[position][chosen[parent]];
             let link = &self.model.links[id];
             let (s, t) = if link.a == v { (chosen[position], chosen[parent]) } else { (chosen[parent], chosen[position]) };
-            after += true_costs[position][chosen[position]] + link.at(s, t, self.model.vars[link.b].costs.len());
+            after = plus(after, true_costs[position][chosen[position]]);
+            after = plus(after, link.at(s, t, self.model.vars[link.b].costs.len()));
         }
         let gain = before - after;
-        if gain.is_nan() || gain < 0.0 {
-            return 0.0;
+        if gain < 0 || is_never(after) {
+            return 0;
         }
         let old: Vec<usize> = members.iter().map(|(v, ..)| self.choice[*v]).collect();
         members.iter().zip(&chosen).for_each(|((v, ..), option)| self.set(*v, *option));
         if self.slack.least() < 0 {
             members.iter().zip(&old).for_each(|((v, ..), option)| self.set(*v, *option));
-            return 0.0;
+            return 0;
         }
         gain
     }
