@@ -15,8 +15,8 @@ use super::dual::{Dual, Pace};
 use super::model::Model;
 use super::reduce::{fit, keep, reduce};
 
-/// How prices move within a part.
-const PACE: Pace = Pace { step: 0.1, present: 0.5, patience: 12, shorten: 0.7 };
+/// How prices move where a dual starts from another's messages and prices.
+pub const PACE: Pace = Pace { step: 0.1, present: 0.5, patience: 12, shorten: 0.7 };
 
 /// Passes between two looks at what came of them.
 const PASSES: u64 = 8;
@@ -118,9 +118,7 @@ impl Branch {
         let Part { model, mut prices, only, mut bound } = part;
         let mut model = Arc::unwrap_or_clone(model);
         if let Some((v, options)) = only {
-            let mut marks: Vec<Vec<bool>> = model.vars.iter().map(|var| vec![true; var.costs.len()]).collect();
-            marks[v] = options;
-            keep(&mut model, &marks);
+            restrict(&mut model, v, options);
         }
         loop {
             host.works(REDUCING * model.size() as u64);
@@ -135,8 +133,7 @@ impl Branch {
             if bound > host.limit() {
                 return None;
             }
-            prices =
-                Arc::new(reduced.row_ids.iter().copied().zip(dual.prices().iter().copied()).filter(|(_, price)| *price > 0.0).collect());
+            prices = Arc::new(dual.priced_rows());
             match settled {
                 Settled::Stopped => return Some(Part { model: Arc::new(dual.moved()), prices, only: None, bound }),
                 Settled::Smaller(marks) => {
@@ -205,19 +202,23 @@ fn classes(model: &Model, dual: &Dual, v: usize, by_memory: bool, dearer: &[i64]
     classes.into_values().collect()
 }
 
+/// Leaves a variable only the options that are marked.
+fn restrict(model: &mut Model, v: usize, options: Vec<bool>) {
+    let mut marks: Vec<Vec<bool>> = model.vars.iter().map(|var| vec![true; var.costs.len()]).collect();
+    marks[v] = options;
+    keep(model, &marks);
+}
+
 /// The bound after few passes with only some options of a variable.
 fn tried_bound(model: &Model, prices: &Prices, v: usize, only: &[bool], host: &mut dyn Host) -> i64 {
     let mut part = model.clone();
-    let mut marks: Vec<Vec<bool>> = part.vars.iter().map(|var| vec![true; var.costs.len()]).collect();
-    marks[v] = only.to_vec();
-    keep(&mut part, &marks);
+    restrict(&mut part, v, only.to_vec());
     let Some(part) = fit(part) else { return i64::MAX };
     host.works((4 + 2 * PASSES) * part.size() as u64);
     let part = Arc::new(part);
     let mut dual = Dual::new(&part, PACE, of_rows(&part, prices));
-    let target = host.limit().min(dual.bound().max(model.constant) / 8 * 9 + (1 << 20));
     for _ in 0..PASSES {
-        dual.iterate(target);
+        dual.iterate(host.limit());
         if dual.bound() > host.limit() {
             break;
         }
@@ -238,10 +239,8 @@ enum Settled {
 fn settle(dual: &mut Dual, model: &Model, host: &mut dyn Host) -> Settled {
     let mut last = i64::MIN;
     for round in 1u32.. {
-        // without a limit, prices aim at a little more than is known
-        let target = host.limit().min(dual.bound().max(model.constant) / 8 * 9 + (1 << 20));
         for _ in 0..PASSES {
-            dual.iterate(target);
+            dual.iterate(host.limit());
             if dual.bound() > host.limit() {
                 return Settled::Still;
             }

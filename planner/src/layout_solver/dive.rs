@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use super::branch::{Branch, Host, Prices, QUICK, of_rows};
-use super::dual::{Dual, Pace};
+use super::branch::{Branch, Host, PACE, Prices, QUICK, of_rows};
+use super::dual::Dual;
 use super::model::Model;
 use super::reduce::{keep, reduce};
-
-/// How prices move while it dives.
-const PACE: Pace = Pace { step: 0.1, present: 0.5, patience: 12, shorten: 0.7 };
 
 /// Passes over what is left, between decisions.
 const PASSES: u64 = 20;
@@ -19,7 +16,7 @@ const PART: f64 = 0.15;
 /// What is smaller is searched exactly, with a budget of so many table entries.
 const SMALL: (usize, u64) = (20_000, 20_000_000);
 
-/// Dives from a dual, and offers what it finds. Gives the table entries it looked at.
+/// Dives from a dual, and offers what it finds.
 pub fn dive(dual: &mut Dual, model: &Model, prices: &Prices, host: &mut dyn Host) {
     let mut part = PART;
     let mut next = decided(dual, model, part);
@@ -49,9 +46,8 @@ pub fn dive(dual: &mut Dual, model: &Model, prices: &Prices, host: &mut dyn Host
         }
         let left = Arc::new(left);
         let mut dual = Dual::new(&left, PACE, of_rows(&left, prices));
-        let target = host.limit().min(dual.bound().max(left.constant) / 8 * 9 + (1 << 20));
         for _ in 0..PASSES {
-            dual.iterate(target);
+            dual.iterate(host.limit());
             if !host.works(2 * left.size() as u64) || dual.bound() > host.limit() {
                 return;
             }

@@ -156,6 +156,12 @@ impl Dual {
         &self.prices
     }
 
+    /// The rows that have a price, by their names, in order.
+    pub fn priced_rows(&self) -> Vec<(usize, f64)> {
+        let rows = self.model.row_ids.iter().copied().zip(self.prices.iter().copied());
+        rows.filter(|(_, price)| *price > 0.0).collect()
+    }
+
     /// How often each option was the cheapest, a running mean.
     pub fn shares(&self) -> &[f64] {
         &self.shares
@@ -245,8 +251,10 @@ impl Dual {
         self.model.constant - self.paid + vars.sum::<i64>()
     }
 
-    /// Messages both ways, then a step of prices towards `target`, the cost of the best answer so far or a guess.
-    pub fn iterate(&mut self, target: i64) {
+    /// Messages both ways, then a step of prices towards `limit`, the most that a better answer may cost, or towards a little
+    /// more than the bound where that is far away.
+    pub fn iterate(&mut self, limit: i64) {
+        let target = limit.min(self.bound.max(self.model.constant) / 8 * 9 + (1 << 20));
         if is_never(self.bound) {
             // nothing is allowed, and nothing more can be known
             return;

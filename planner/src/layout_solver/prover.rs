@@ -108,10 +108,8 @@ impl Whole {
     /// Some passes; the next phase if this one has come to its end.
     fn pass(&mut self, host: &mut Step<'_>) -> Option<Phase> {
         let shared = host.shared;
-        let bound = self.dual.bound();
-        let target = shared.limit().min(bound.max(self.model.constant) / 8 * 9 + (1 << 20));
         for _ in 0..PASSES {
-            self.dual.iterate(target);
+            self.dual.iterate(host.limit());
             if !host.works(2 * self.model.size() as u64 + 100) {
                 break;
             }
@@ -150,7 +148,7 @@ impl Whole {
             shared.finish();
             return Some(Phase::Over);
         };
-        let prices = self.prices();
+        let prices = self.dual.priced_rows();
         let pace = self.pace + usize::from(still);
         let is_ready = still && (pace >= PACES.len() || left * 4 < all) && next.size() <= LARGE;
         if is_ready || next.vars.is_empty() {
@@ -168,13 +166,8 @@ impl Whole {
         (0..self.model.vars.len()).map(|v| self.dual.options(v).map(|o| dearer[o] <= limit - value).collect()).collect()
     }
 
-    fn prices(&self) -> Prices {
-        let prices = self.model.row_ids.iter().copied().zip(self.dual.prices().iter().copied());
-        prices.filter(|(_, price)| *price > 0.0).collect()
-    }
-
     fn publish(&self, shared: &Shared<'_>) {
-        shared.publish(self.prices());
+        shared.publish(self.dual.priced_rows());
     }
 
     /// Answers from the dual: rounded and made to fit, and by a dive. As long as there is none, also the leanest.
@@ -193,7 +186,7 @@ impl Whole {
         }
         // reductions are not interrupted
         if host.shared.has_time_to_reduce() {
-            let prices = self.prices();
+            let prices = self.dual.priced_rows();
             dive(&mut self.dual, &self.model, &prices, host);
         }
     }
