@@ -58,6 +58,8 @@ pub struct Device {
     pub memory_bytes: u64,
     /// Sustained FLOP/s of matrix products by element type.
     pub flops: BTreeMap<DType, f64>,
+    /// Units that compute side by side and take whole tiles of a matrix product: streaming multiprocessors, cores.
+    pub compute_units: u64,
     /// Memory bandwidth, reads and writes together.
     pub memory_gb_per_s: f64,
     /// Time to start one kernel.
@@ -70,6 +72,18 @@ pub struct Device {
     pub nic_gb_per_s: f64,
     /// Latency of that network.
     pub nic_latency_us: f64,
+    /// Memory of the host that a device may offload to, as its share; 0 where there is none beside its own.
+    pub host_memory_bytes: u64,
+    /// Bandwidth between device and host memory, per direction.
+    pub host_link_gb_per_s: f64,
+    /// Room on NVMe disks that a device may offload to, as its share; 0 where there are none.
+    pub nvme_bytes: u64,
+    /// Bandwidth of those disks, as a device's share, per direction.
+    pub nvme_gb_per_s: f64,
+    /// What it may draw, sustained.
+    pub power_w: f64,
+    /// What it costs to rent.
+    pub usd_per_hour: f64,
     /// Cores that all ranks of one innermost level share; absent where each device is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u64>,
@@ -250,7 +264,21 @@ mod tests {
     #[test]
     fn the_clusters_of_the_repository_are_read() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../clusters");
-        for (file, ranks) in [("local.toml", 4), ("local-1.toml", 1), ("local-2.toml", 2), ("local-3.toml", 3), ("local-8.toml", 8)] {
+        let files = [
+            ("local.toml", 4),
+            ("local-1.toml", 1),
+            ("local-2.toml", 2),
+            ("local-3.toml", 3),
+            ("local-8.toml", 8),
+            ("dgx-a100.toml", 32),
+            ("dgx-h100.toml", 128),
+            ("h800.toml", 2048),
+            ("p3.16xlarge.toml", 64),
+            ("gb200-nvl72.toml", 288),
+            ("rtx4090.toml", 8),
+        ];
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), files.len(), "every file is read here");
+        for (file, ranks) in files {
             let text = std::fs::read_to_string(folder.join(file)).unwrap();
             assert_eq!(Cluster::parse(&text, file).unwrap_or_else(|error| panic!("{error}")).ranks(), ranks);
         }

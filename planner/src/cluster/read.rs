@@ -17,12 +17,19 @@ const DEVICE: &[&str] = &[
     "kind",
     "memory_bytes",
     "flops",
+    "compute_units",
     "memory_gb_per_s",
     "launch_us",
     "link_gb_per_s",
     "link_latency_us",
     "nic_gb_per_s",
     "nic_latency_us",
+    "host_memory_bytes",
+    "host_link_gb_per_s",
+    "nvme_bytes",
+    "nvme_gb_per_s",
+    "power_w",
+    "usd_per_hour",
     "cores",
 ];
 const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`";
@@ -155,10 +162,13 @@ impl Reader<'_> {
                 return None;
             }
         };
-        self.whole(place, "memory_bytes", &mut device.memory_bytes);
+        self.whole(place, "memory_bytes", Bound::Positive, &mut device.memory_bytes);
+        self.whole(place, "compute_units", Bound::Positive, &mut device.compute_units);
+        self.whole(place, "host_memory_bytes", Bound::NotNegative, &mut device.host_memory_bytes);
+        self.whole(place, "nvme_bytes", Bound::NotNegative, &mut device.nvme_bytes);
         if place.table.contains_key("cores") {
             let mut cores = 1;
-            self.whole(place, "cores", &mut cores);
+            self.whole(place, "cores", Bound::Positive, &mut cores);
             device.cores = Some(cores);
         }
         for (key, bound, field) in [
@@ -168,6 +178,10 @@ impl Reader<'_> {
             ("link_latency_us", Bound::NotNegative, &mut device.link_latency_us),
             ("nic_gb_per_s", Bound::Positive, &mut device.nic_gb_per_s),
             ("nic_latency_us", Bound::NotNegative, &mut device.nic_latency_us),
+            ("host_link_gb_per_s", Bound::Positive, &mut device.host_link_gb_per_s),
+            ("nvme_gb_per_s", Bound::Positive, &mut device.nvme_gb_per_s),
+            ("power_w", Bound::Positive, &mut device.power_w),
+            ("usd_per_hour", Bound::NotNegative, &mut device.usd_per_hour),
         ] {
             self.number(place, key, bound, field);
         }
@@ -235,7 +249,7 @@ impl Reader<'_> {
             };
             let mut level = Level { name, count: 1, bandwidth_gb_per_s: bandwidth, latency_us: latency };
             if self.required(&place, "count", "the number of devices (or of inner levels) that this level joins").is_some() {
-                self.whole(&place, "count", &mut level.count);
+                self.whole(&place, "count", Bound::Positive, &mut level.count);
             }
             self.number(&place, "bandwidth_gb_per_s", Bound::Positive, &mut level.bandwidth_gb_per_s);
             self.number(&place, "latency_us", Bound::NotNegative, &mut level.latency_us);
@@ -267,14 +281,16 @@ impl Reader<'_> {
             let unit = match key.rsplit_once("_per_").or(key.rsplit_once('_')) {
                 Some((rest, "s")) if rest.ends_with("gb") => "10^9 bytes per second",
                 Some((_, "us")) => "microseconds",
+                Some((_, "w")) => "watts",
+                Some((_, "hour")) => "US dollars per hour",
                 _ => "FLOP per second",
             };
             self.problem("out_of_range", value.span(), format!("{} must be finite and {needed}", shown()), format!("the unit is {unit}"));
         }
     }
 
-    /// Overrides `field` by the whole number of at least 1 at `key`, if there is one.
-    fn whole(&mut self, place: &Place<'_>, key: &str, field: &mut u64) {
+    /// Overrides `field` by the whole number at `key`, if there is one.
+    fn whole(&mut self, place: &Place<'_>, key: &str, bound: Bound, field: &mut u64) {
         let Some(value) = place.table.get(key) else { return };
         let shown = || format!("`{}` = {}", place.key(key), &self.text[value.span()]);
         let number = match value.get_ref() {
@@ -292,14 +308,19 @@ impl Reader<'_> {
             let message = format!("{} must be a whole number", shown());
             return self.problem("wrong_type", value.span(), message, format!("such as `{key} = 4`"));
         };
+        let least = match bound {
+            Bound::Positive => 1,
+            Bound::NotNegative => 0,
+        };
         match u64::try_from(number) {
-            Ok(number) if number >= 1 && i64::try_from(number).is_ok() => *field = number,
+            Ok(number) if number >= least && i64::try_from(number).is_ok() => *field = number,
             _ => {
-                let help = match key {
-                    "memory_bytes" => format!("the catalogue has {}; leave the key out to keep it", Bytes(*field)),
-                    _ => "leave the key out, or count at least one".to_owned(),
+                let help = if key.ends_with("_bytes") {
+                    format!("the catalogue has {}; leave the key out to keep it", Bytes(*field))
+                } else {
+                    "leave the key out, or count at least one".to_owned()
                 };
-                self.problem("out_of_range", value.span(), format!("{} must be at least 1 and below 2^63", shown()), help);
+                self.problem("out_of_range", value.span(), format!("{} must be at least {least} and below 2^63", shown()), help);
             }
         }
     }
