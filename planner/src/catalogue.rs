@@ -103,12 +103,18 @@ fn v100() -> Device {
         launch_us: 2.5,
         // NVLink 2, 6 links of 25 GB/s
         link_gb_per_s: 150.0,
-        // a hop of a ring within a node: all-reduces of 32 KiB on 8 A100 take 44 us for 14 hops (nccl-tests, stas00/ml-engineering)
-        link_latency_us: 3.0,
+        // nccl-tests of stas00/ml-engineering: an all-reduce of 32 KiB takes 44 us on 8 A100 (14 hops), 40 us on 8 H200, 68 us on 4
+        // nodes of 8 A100; large ones reach 235 of 300 GB/s (A100), 366 of 450 (H200), 680 of 900 (B200); V100 122 of 150
+        // (NVIDIA, GTC 2024, S62129)
+        link_latency_us: 1.5,
+        link_efficiency: 0.79,
+        collective_us: 20.0,
+        switch_reduce_gb_per_s: 0.0,
         // 25 Gbit/s Ethernet for 8 devices
         nic_gb_per_s: 3.125 / 8.0,
-        // a TCP round through the kernel within one data centre
+        // a TCP round through the kernel within one data centre; sockets carry 10 of 12.5 GB/s (GTC 2024, S62129)
         nic_latency_us: 30.0,
+        nic_efficiency: 0.8,
         // p3.16xlarge: 488 GiB for 8
         host_memory_bytes: 61 * GIB,
         // PCIe 3 x16, 16 GB/s less what its protocol takes
@@ -132,8 +138,10 @@ fn a100() -> Device {
         link_gb_per_s: 300.0,
         // HDR InfiniBand, 200 Gbit/s a device
         nic_gb_per_s: 25.0,
-        // a hop of a ring between nodes over RDMA: a few us of the network and as much of the proxy that posts it
-        nic_latency_us: 10.0,
+        // a hop over RDMA: a few us of the network and as much of the proxy that posts it; large all-reduces reach 192 of 200 GB/s a
+        // node with HDR, 380 of 400 with NDR (GTC 2024, S62129), 382 of 400 with EFA
+        nic_latency_us: 6.5,
+        nic_efficiency: 0.955,
         // DGX A100: 2 TB for 8
         host_memory_bytes: 250 * GIB,
         // PCIe 4 x16, 32 GB/s less what its protocol takes
@@ -157,6 +165,8 @@ fn h100() -> Device {
         launch_us: 2.0,
         // NVLink 4, 18 links of 25 GB/s
         link_gb_per_s: 450.0,
+        // NVLS: an all-reduce of 16 GiB takes as long as its traffic at 308 GB/s, on 5 to 8 H200 (nccl-tests, stas00/ml-engineering)
+        switch_reduce_gb_per_s: 308.0,
         // NDR InfiniBand, 400 Gbit/s a device
         nic_gb_per_s: 50.0,
         // PCIe 5 x16, 64 GB/s less what its protocol takes
@@ -177,6 +187,8 @@ fn b200() -> Device {
         memory_gb_per_s: 8000.0,
         // NVLink 5, 18 links of 50 GB/s
         link_gb_per_s: 900.0,
+        // the same on 6 to 8 B200
+        switch_reduce_gb_per_s: 541.0,
         power_w: 1000.0,
         usd_per_hour: 14.2,
         ..h100()
@@ -209,6 +221,8 @@ fn rtx4090() -> Device {
         // no NVLink, no direct access between devices: through host memory over PCIe 4, both ways at once
         link_gb_per_s: 12.0,
         link_latency_us: 10.0,
+        link_efficiency: 1.0,
+        switch_reduce_gb_per_s: 0.0,
         // 100 Gbit/s for 8 devices
         nic_gb_per_s: 12.5 / 8.0,
         nic_latency_us: 10.0,
@@ -243,10 +257,14 @@ fn cpu_core() -> Device {
         link_gb_per_s: 6.0,
         // Waking threads that blocked, at a meeting of ranks that may outnumber the cores.
         link_latency_us: 20.0,
+        link_efficiency: 1.0,
+        collective_us: 0.0,
+        switch_reduce_gb_per_s: 0.0,
         // 10 Gbit/s Ethernet for the whole machine, of which a core is taken to have an eighth.
         nic_gb_per_s: 0.15,
         // A TCP round through the kernel within one data centre.
         nic_latency_us: 50.0,
+        nic_efficiency: 1.0,
         // Its memory is the host's.
         host_memory_bytes: 0,
         host_link_gb_per_s: 8.0,

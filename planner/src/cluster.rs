@@ -68,10 +68,18 @@ pub struct Device {
     pub link_gb_per_s: f64,
     /// Latency of that link.
     pub link_latency_us: f64,
+    /// The part of that bandwidth which a large transfer reaches.
+    pub link_efficiency: f64,
     /// Bandwidth of the usual network card, as a device's share, per direction.
     pub nic_gb_per_s: f64,
     /// Latency of that network.
     pub nic_latency_us: f64,
+    /// The part of its bandwidth which a large transfer reaches.
+    pub nic_efficiency: f64,
+    /// Time to begin a collective; 0 where ranks are threads.
+    pub collective_us: f64,
+    /// What a switch of the innermost level that reduces takes from each device; 0 where it only forwards.
+    pub switch_reduce_gb_per_s: f64,
     /// Memory of the host that a device may offload to, as its share; 0 where there is none beside its own.
     pub host_memory_bytes: u64,
     /// Bandwidth between device and host memory, per direction.
@@ -100,6 +108,8 @@ pub struct Level {
     pub bandwidth_gb_per_s: f64,
     /// Latency across it.
     pub latency_us: f64,
+    /// The part of the bandwidth which a large transfer reaches.
+    pub efficiency: f64,
 }
 
 /// What carries a message.
@@ -107,7 +117,7 @@ pub struct Level {
 pub struct Link {
     /// Time before the first byte arrives.
     pub latency: Seconds,
-    /// Bytes per second, per device and direction.
+    /// Bytes per second that a large transfer reaches, per device and direction.
     pub rate: BytesPerSecond,
 }
 
@@ -136,7 +146,7 @@ impl Device {
 impl Level {
     /// What carries a message across it.
     pub fn link(&self) -> Link {
-        Link { latency: Seconds::from_us(self.latency_us), rate: BytesPerSecond::from_gb_per_s(self.bandwidth_gb_per_s) }
+        Link { latency: Seconds::from_us(self.latency_us), rate: BytesPerSecond::from_gb_per_s(self.bandwidth_gb_per_s * self.efficiency) }
     }
 }
 
@@ -179,8 +189,10 @@ impl Cluster {
             Some(*size)
         });
         let found = self.levels.iter().zip(sizes).find(|(_, size)| holds(*size)).map(|(level, _)| level);
-        let own =
-            Link { latency: Seconds::from_us(self.device.link_latency_us), rate: BytesPerSecond::from_gb_per_s(self.device.link_gb_per_s) };
+        let own = Link {
+            latency: Seconds::from_us(self.device.link_latency_us),
+            rate: BytesPerSecond::from_gb_per_s(self.device.link_gb_per_s * self.device.link_efficiency),
+        };
         found.or(self.levels.last()).map_or(own, Level::link)
     }
 }

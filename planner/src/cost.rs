@@ -1,6 +1,6 @@
 //! What work and communication cost on a cluster. One function a kind; each doc is its formula.
 
-use partita_ir::boxing::{Shape, Step};
+use partita_ir::boxing::{Shape, Step, StepKind};
 use partita_ir::dtype::DType;
 use partita_ir::graph::Graph;
 use partita_ir::id::OpId;
@@ -10,6 +10,7 @@ use partita_ir::scalar::{Expr, Node};
 use partita_ir::signature::{Signature, SizedRule};
 
 use crate::cluster::Cluster;
+use crate::collective::{self, Collective, Spread};
 
 /// What an operator does on the busiest rank, once.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -73,24 +74,19 @@ pub fn compute_seconds(cluster: &Cluster, dtype: DType, work: Work) -> f64 {
     device.launch().0 + flops.max(bytes)
 }
 
-/// `t = messages · latency + bytes received / bandwidth`, over the outermost level that the group spans. A ring of p
-/// ranks sends p − 1 messages, an all-reduce twice as many.
+/// A local step costs its memory traffic; any other also its [`collective`]. A step by slice intersections is an
+/// all-to-all of what the busiest rank receives.
 pub fn step_seconds(cluster: &Cluster, shape: &Shape<'_>, step: &Step, element_bytes: f64) -> f64 {
     let mesh = shape.mesh;
-    let moved = shape.received(step) * element_bytes;
     let touched = (step.from.largest_shard(shape.dims, mesh) + step.to.largest_shard(shape.dims, mesh)) as f64 * element_bytes;
     let memory = compute_seconds(cluster, DType::F32, Work { gemm_flops: 0.0, bytes: touched });
-    if step.kind.is_local() {
-        return memory;
-    }
-    let group = mesh.group(0, &step.axes);
-    let span = group.last().copied().unwrap_or(0) + 1;
-    let link = cluster.link(1, span);
-    let (latency, bandwidth) = (link.latency.0, link.rate.0);
-    let rounds = match step.kind {
-        partita_ir::boxing::StepKind::AllReduce => 2.0,
-        _ => 1.0,
+    let kind = match step.kind {
+        StepKind::Slice | StepKind::Keep | StepKind::Pad => return memory,
+        StepKind::AllReduce => Collective::AllReduce,
+        StepKind::ReduceScatter => Collective::ReduceScatter,
+        StepKind::AllGather => Collective::AllGather,
+        StepKind::AllToAll | StepKind::Exchange => Collective::AllToAll,
     };
-    let p = group.len() as f64;
-    rounds * (p - 1.0) * latency + moved / bandwidth + memory
+    let spread = Spread::new(cluster, &mesh.group(0, &step.axes));
+    collective::seconds(cluster, &spread, kind, shape.received(step) * element_bytes).0 + memory
 }

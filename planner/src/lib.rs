@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 pub mod cluster;
+pub mod collective;
 pub mod cost;
 pub mod evaluate;
 pub mod layout_problem;

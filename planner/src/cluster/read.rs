@@ -12,7 +12,7 @@ use crate::nearest::did_you_mean;
 use crate::units::Bytes;
 
 const TOP: &[&str] = &["name", "device", "level"];
-const LEVEL: &[&str] = &["name", "count", "bandwidth_gb_per_s", "latency_us"];
+const LEVEL: &[&str] = &["name", "count", "bandwidth_gb_per_s", "latency_us", "efficiency"];
 const DEVICE: &[&str] = &[
     "kind",
     "memory_bytes",
@@ -22,8 +22,12 @@ const DEVICE: &[&str] = &[
     "launch_us",
     "link_gb_per_s",
     "link_latency_us",
+    "link_efficiency",
     "nic_gb_per_s",
     "nic_latency_us",
+    "nic_efficiency",
+    "collective_us",
+    "switch_reduce_gb_per_s",
     "host_memory_bytes",
     "host_link_gb_per_s",
     "nvme_bytes",
@@ -77,6 +81,8 @@ enum Bound {
     Positive,
     /// 0 or above.
     NotNegative,
+    /// Above 0, and 1 at most.
+    Part,
 }
 
 impl Reader<'_> {
@@ -178,6 +184,10 @@ impl Reader<'_> {
             ("link_latency_us", Bound::NotNegative, &mut device.link_latency_us),
             ("nic_gb_per_s", Bound::Positive, &mut device.nic_gb_per_s),
             ("nic_latency_us", Bound::NotNegative, &mut device.nic_latency_us),
+            ("link_efficiency", Bound::Part, &mut device.link_efficiency),
+            ("nic_efficiency", Bound::Part, &mut device.nic_efficiency),
+            ("collective_us", Bound::NotNegative, &mut device.collective_us),
+            ("switch_reduce_gb_per_s", Bound::NotNegative, &mut device.switch_reduce_gb_per_s),
             ("host_link_gb_per_s", Bound::Positive, &mut device.host_link_gb_per_s),
             ("nvme_gb_per_s", Bound::Positive, &mut device.nvme_gb_per_s),
             ("power_w", Bound::Positive, &mut device.power_w),
@@ -242,17 +252,18 @@ impl Reader<'_> {
                 self.problem("duplicate_name", span, message, "give every level its own name");
             }
             // the innermost level is the device's own link, outer ones its network card
-            let (bandwidth, latency) = match device {
-                Some(device) if position == 0 => (device.link_gb_per_s, device.link_latency_us),
-                Some(device) => (device.nic_gb_per_s, device.nic_latency_us),
-                None => (1.0, 0.0),
+            let (bandwidth_gb_per_s, latency_us, efficiency) = match device {
+                Some(device) if position == 0 => (device.link_gb_per_s, device.link_latency_us, device.link_efficiency),
+                Some(device) => (device.nic_gb_per_s, device.nic_latency_us, device.nic_efficiency),
+                None => (1.0, 0.0, 1.0),
             };
-            let mut level = Level { name, count: 1, bandwidth_gb_per_s: bandwidth, latency_us: latency };
+            let mut level = Level { name, count: 1, bandwidth_gb_per_s, latency_us, efficiency };
             if self.required(&place, "count", "the number of devices (or of inner levels) that this level joins").is_some() {
                 self.whole(&place, "count", Bound::Positive, &mut level.count);
             }
             self.number(&place, "bandwidth_gb_per_s", Bound::Positive, &mut level.bandwidth_gb_per_s);
             self.number(&place, "latency_us", Bound::NotNegative, &mut level.latency_us);
+            self.number(&place, "efficiency", Bound::Part, &mut level.efficiency);
             levels.push(level);
         }
         let ranks = levels.iter().try_fold(1_u64, |ranks, level| ranks.checked_mul(level.count));
@@ -274,6 +285,7 @@ impl Reader<'_> {
         let (holds, needed) = match bound {
             Bound::Positive => (number > 0.0, "above 0"),
             Bound::NotNegative => (number >= 0.0, "0 or above"),
+            Bound::Part => (number > 0.0 && number <= 1.0, "above 0 and 1 at most"),
         };
         if holds && number.is_finite() {
             *field = number;
@@ -283,6 +295,7 @@ impl Reader<'_> {
                 Some((_, "us")) => "microseconds",
                 Some((_, "w")) => "watts",
                 Some((_, "hour")) => "US dollars per hour",
+                _ if key.ends_with("efficiency") => "a part of the bandwidth",
                 _ => "FLOP per second",
             };
             self.problem("out_of_range", value.span(), format!("{} must be finite and {needed}", shown()), format!("the unit is {unit}"));
@@ -309,7 +322,7 @@ impl Reader<'_> {
             return self.problem("wrong_type", value.span(), message, format!("such as `{key} = 4`"));
         };
         let least = match bound {
-            Bound::Positive => 1,
+            Bound::Positive | Bound::Part => 1,
             Bound::NotNegative => 0,
         };
         match u64::try_from(number) {
