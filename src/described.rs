@@ -43,6 +43,9 @@ pub struct Described {
     pub uneven: Vec<Uneven>,
     pub step_seconds: f64,
     pub tokens_per_second: f64,
+    /// US dollars for the devices, by the cluster's `usd_per_hour`.
+    #[serde(default)]
+    pub usd_per_step: f64,
     pub compute_seconds: f64,
     pub boxing_seconds: f64,
     pub bubble_seconds: f64,
@@ -168,6 +171,7 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         uneven: uneven(plan),
         step_seconds: plan.predicted.step_seconds,
         tokens_per_second: plan.predicted.tokens as f64 / plan.predicted.step_seconds,
+        usd_per_step: plan.predicted.usd_per_step,
         compute_seconds: plan.predicted.compute_seconds,
         boxing_seconds: plan.predicted.boxing_seconds,
         bubble_seconds: plan.predicted.bubble_seconds,

@@ -121,8 +121,11 @@ pub fn evaluate(
     let hop = stage_hop(graph, mesh, cluster, layouts, stages);
     let fill: f64 = micro.iter().map(|s| s.total()).sum::<f64>() - micro[slowest].total() + 2.0 * hop * (stages - 1) as f64;
     let update = once.iter().map(|s| s.total()).fold(0.0, f64::max);
+    let step_seconds = m * micro[slowest].total() + fill + update;
+    let device_hours = step_seconds / 3600.0 * (mesh.mesh.ranks() * stages) as f64;
     let predicted = Predicted {
-        step_seconds: m * micro[slowest].total() + fill + update,
+        step_seconds,
+        usd_per_step: device_hours * cluster.device.usd_per_hour,
         compute_seconds: m * micro[slowest].compute + once[slowest].compute,
         boxing_seconds: m * micro[slowest].boxing + once[slowest].boxing,
         bubble_seconds: fill,

@@ -54,6 +54,9 @@ pub struct Predicted {
     pub bubble_seconds: f64,
     /// Tokens (or samples, for models without positions) of a step.
     pub tokens: u64,
+    /// US dollars that all devices cost for that time.
+    #[serde(default)]
+    pub usd_per_step: f64,
 }
 
 impl Plan {

@@ -168,3 +168,25 @@ fn memory_is_what_was_planned() {
         }
     }
 }
+
+/// Every device is paid for the whole step, stages included.
+#[test]
+fn a_step_costs_its_devices_and_its_time() {
+    let work = Work::new();
+    let cluster = |price: &str| {
+        let file = work.arg("cluster.toml");
+        let text = format!("name = 'paid'\n[device]\nkind = 'cpu-core'\n{price}\n[[level]]\nname = 'threads'\ncount = 4\n");
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let usd = |price: &str| {
+        let file = cluster(price);
+        let arguments = ["plan", "models/gpt.partita", "--cluster", &file, "--pin", "pp=2,dp=2,mbs=1", "--format", "json"];
+        let plan: Value = serde_json::from_str(&done(&arguments)).unwrap();
+        let hours = plan["step_seconds"].as_f64().unwrap() / 3600.0;
+        plan["usd_per_step"].as_f64().unwrap() / hours
+    };
+    assert!((usd("") - 4.0 * 0.05).abs() < 1e-9);
+    assert!((usd("usd_per_hour = 2.5") - 10.0).abs() < 1e-9);
+    assert_eq!(usd("usd_per_hour = 0"), 0.0);
+}
