@@ -84,7 +84,7 @@ def main():
     path = os.path.join(ROOT, "docs", "measured.md")
     with open(path) as file:
         text = file.read()
-    table = "\n".join([BEGIN, f"{datetime.date.today()}, {os.cpu_count()} cores:", "", *rows, END])
+    table = "\n".join([BEGIN, f"{datetime.date.today()}, {os.cpu_count()} cores, single runs:", "", *rows, END])
     with open(path, "w") as file:
         file.write(re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _: table, text, flags=re.S))
 

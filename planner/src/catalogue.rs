@@ -2,12 +2,14 @@
 //!
 //! A cluster file may override any field. The figures are where a plan starts from, not what a machine at hand does.
 //!
-//! Sources, unless a device says otherwise:
+//! Sources, unless a device says otherwise. Most were written down from memory of the named source: where money depends on a
+//! figure, look it up or measure it.
 //! - `flops`, `power_w`, NVLink and PCIe: NVIDIA's data sheets (V100 2018, A100 2021, H100 2023, H200 2024, HGX and GB200 NVL72
 //!   2024, HGX B300 and GB300 NVL72 2025; Ada architecture paper 2022), dense, without sparsity. What a device has no units for
 //!   it computes in the next wider type that it has.
 //! - `memory_gb_per_s`, NVLink and network cards: also collected in stas00/ml-engineering (network and accelerator pages).
 //! - `memory_bytes`: what the driver reports as the total (`nvidia-smi`), a little below or above the name of the device.
+//! - `launch_us`, `nic_latency_us`, disks, and what PCIe's protocol takes: rough.
 //! - `compute_units`: streaming multiprocessors that are enabled in the product.
 //! - `host_memory_bytes`, `nvme_bytes`: an eighth (NVL72: a quarter of a tray) of what the usual server of its time has.
 //! - `usd_per_hour`: roughly what large clouds asked on demand at the end of 2025, per device; rents differ by factors.
@@ -99,7 +101,7 @@ fn v100() -> Device {
         flops: flops([7.8, 15.7, 15.7, 125.0, 125.0, 125.0]),
         compute_units: 80,
         memory_gb_per_s: 900.0,
-        // from one kernel to the next in a stream that is never empty; NVIDIA's developer blog of 2019 measures 2 to 3 us
+        // from one kernel to the next in a stream that is never empty; 2 to 3 us is what is commonly measured
         launch_us: 2.5,
         // NVLink 2, 6 links of 25 GB/s
         link_gb_per_s: 150.0,
@@ -109,6 +111,8 @@ fn v100() -> Device {
         link_latency_us: 1.5,
         link_efficiency: 0.79,
         collective_us: 20.0,
+        // fitted on the curves of A100, H200 and B200
+        collective_ramp_us: 90.0,
         switch_reduce_gb_per_s: 0.0,
         // 25 Gbit/s Ethernet for 8 devices
         nic_gb_per_s: 3.125 / 8.0,
@@ -259,6 +263,7 @@ fn cpu_core() -> Device {
         link_latency_us: 20.0,
         link_efficiency: 1.0,
         collective_us: 0.0,
+        collective_ramp_us: 0.0,
         switch_reduce_gb_per_s: 0.0,
         // 10 Gbit/s Ethernet for the whole machine, of which a core is taken to have an eighth.
         nic_gb_per_s: 0.15,

@@ -78,6 +78,8 @@ pub struct Device {
     pub nic_efficiency: f64,
     /// Time to begin a collective; 0 where ranks are threads.
     pub collective_us: f64,
+    /// What a large collective takes longer because its chunks do not flow at once.
+    pub collective_ramp_us: f64,
     /// What a switch of the innermost level that reduces takes from each device; 0 where it only forwards.
     pub switch_reduce_gb_per_s: f64,
     /// Memory of the host that a device may offload to, as its share; 0 where there is none beside its own.

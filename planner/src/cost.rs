@@ -74,7 +74,7 @@ pub fn compute_seconds(cluster: &Cluster, dtype: DType, work: Work) -> f64 {
     device.launch().0 + flops.max(bytes)
 }
 
-/// A local step costs its memory traffic; any other also its [`collective`]. A step by slice intersections is an
+/// A local step costs its memory traffic; any other also its [`collective`], that of the slowest group. A step by slice intersections is an
 /// all-to-all of what the busiest rank receives.
 pub fn step_seconds(cluster: &Cluster, shape: &Shape<'_>, step: &Step, element_bytes: f64) -> f64 {
     let mesh = shape.mesh;
@@ -87,6 +87,7 @@ pub fn step_seconds(cluster: &Cluster, shape: &Shape<'_>, step: &Step, element_b
         StepKind::AllGather => Collective::AllGather,
         StepKind::AllToAll | StepKind::Exchange => Collective::AllToAll,
     };
-    let spread = Spread::new(cluster, &mesh.group(0, &step.axes));
-    collective::seconds(cluster, &spread, kind, shape.received(step) * element_bytes).0 + memory
+    let received = shape.received(step) * element_bytes;
+    let seconds = |spread: &Spread| collective::seconds(cluster, spread, kind, received).0;
+    Spread::of_axes(cluster, mesh, &step.axes).iter().map(seconds).fold(0.0, f64::max) + memory
 }
