@@ -1,0 +1,186 @@
+//! The published runs, and each as a plan of this planner.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use partita_frontend::{Setting, Source, load};
+use partita_ir::dtype::DType;
+use partita_ir::grad::Recompute;
+use partita_ir::graph::Graph;
+use partita_ir::step::{Options, training_step};
+use partita_planner::cluster::Cluster;
+use partita_planner::estimate::dealing;
+use partita_planner::estimate::sections::Chosen;
+use partita_planner::estimate::stack::{Attention, Stack};
+use partita_planner::estimate::step::{Prepared, Setup};
+use partita_planner::mesh::{Degrees, MeshPlan};
+use partita_planner::pins::ScheduleKind;
+use serde::Deserialize;
+
+/// A row of `measured_runs.jsonl`, as far as it is used.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Row {
+    pub id: String,
+    pub source: String,
+    pub model: String,
+    pub arch: Option<String>,
+    pub layers: Option<u64>,
+    pub hidden: Option<u64>,
+    pub heads: Option<u64>,
+    pub kv_heads: Option<u64>,
+    pub ffn: Option<u64>,
+    pub vocab: Option<u64>,
+    pub seq_len: Option<u64>,
+    pub n_experts: Option<u64>,
+    pub gpu: String,
+    pub n_gpus: Option<u64>,
+    pub tp: Option<u64>,
+    pub pp: Option<u64>,
+    pub vpp: Option<u64>,
+    pub cp: Option<u64>,
+    pub dp: Option<u64>,
+    pub mbs: Option<u64>,
+    pub gbs: Option<u64>,
+    pub zero: Option<String>,
+    pub zero_stage: Option<u8>,
+    pub fsdp: Option<u64>,
+    pub sequence_parallel: Option<bool>,
+    pub precision_class: Option<String>,
+    pub recompute_class: Option<String>,
+    pub framework: Option<String>,
+    pub task: Option<String>,
+    pub step_time_s: Option<f64>,
+    pub mem_gb_per_gpu: Option<f64>,
+    pub mem_kind: Option<String>,
+    pub outcome: Option<String>,
+    pub intra_gb_per_s: Option<f64>,
+    pub inter_gb_per_s: Option<f64>,
+    pub domain: Option<u64>,
+    #[serde(rename = "use")]
+    pub verdict: String,
+    pub stack: Option<String>,
+    pub notes: Option<String>,
+}
+
+impl Row {
+    /// Whether everything that a prediction needs is there.
+    pub fn is_usable(&self) -> bool {
+        let numbers = [self.layers, self.hidden, self.heads, self.ffn, self.vocab, self.seq_len, self.tp, self.pp, self.dp, self.mbs, self.gbs, self.n_gpus];
+        self.verdict == "ok"
+            && matches!(self.task.as_deref(), None | Some("pretrain"))
+            && numbers.iter().all(Option::is_some)
+            && self.zero_stage.is_some()
+            && self.precision_class.is_some()
+            && self.recompute_class.is_some()
+            && self.step_time_s.is_some()
+    }
+}
+
+/// Every row of a file.
+pub fn read(path: &Path) -> Result<Vec<Row>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let rows = text.lines().enumerate().map(|(n, line)| serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", path.display(), n + 1)));
+    rows.collect()
+}
+
+/// The device's kind in the catalogue.
+pub fn kind(gpu: &str) -> Option<&'static str> {
+    let kinds = [
+        ("V100-SXM2-16GB", "v100-16gb"),
+        ("V100-SXM2-32GB", "v100-32gb"),
+        ("V100-SXM3-32GB", "v100-32gb"),
+        ("A100-SXM4-40GB", "a100-40gb"),
+        ("A100-SXM4-80GB", "a100-80gb"),
+        ("A800", "a800"),
+        ("H100-SXM5-80GB", "h100"),
+        ("H100-SXM5-96GB", "h100-500w"),
+        ("H800", "h800"),
+        ("H200", "h200"),
+        ("B200", "b200"),
+        ("B300", "b300"),
+        ("GB200", "gb200"),
+        ("GB300", "gb300"),
+        ("RTX4090", "rtx4090"),
+    ];
+    kinds.iter().filter(|(name, _)| gpu.starts_with(name)).map(|(_, kind)| *kind).next()
+}
+
+/// A row with everything that its prediction is worked out from.
+pub struct Case {
+    pub row: Row,
+    pub cluster: Cluster,
+    pub stack: Stack,
+    pub prepared: Prepared,
+}
+
+fn cluster(row: &Row) -> Result<Cluster, String> {
+    let kind = kind(&row.gpu).ok_or_else(|| format!("no device `{}`", row.gpu))?;
+    let ranks = row.n_gpus.ok_or("no number of devices")?;
+    let domain = row.domain.unwrap_or(8).min(ranks);
+    let mut text = format!("name = \"{}\"\n[device]\nkind = \"{kind}\"\n[[level]]\nname = \"node\"\ncount = {domain}\n", row.id);
+    if let Some(rate) = row.intra_gb_per_s {
+        text += &format!("bandwidth_gb_per_s = {rate}\n");
+    }
+    if ranks > domain {
+        text += &format!("[[level]]\nname = \"network\"\ncount = {}\n", ranks.div_ceil(domain));
+        if let Some(rate) = row.inter_gb_per_s {
+            text += &format!("bandwidth_gb_per_s = {rate}\n");
+        }
+    }
+    Cluster::parse(&text, &row.id).map_err(|error| error.to_string())
+}
+
+/// The model file and the settings that a row's model is.
+fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
+    let arch = row.arch.clone().unwrap_or_default();
+    let gated = arch.contains("swiglu") || arch.contains("geglu") || arch.contains("llama");
+    let mut all = BTreeMap::new();
+    for (name, value) in [("layers", row.layers), ("hidden", row.hidden), ("heads", row.heads), ("ffn", row.ffn), ("vocab", row.vocab), ("seq", row.seq_len), ("batch", row.gbs)] {
+        all.insert(name, value.ok_or_else(|| format!("no {name}"))?.to_string());
+    }
+    if gated {
+        all.insert("kv_heads", row.kv_heads.or(row.heads).unwrap_or(1).to_string());
+    }
+    let precision = row.precision_class.as_deref().unwrap_or("bf16");
+    all.insert("precision", match precision { "fp16" => "fp16", "fp8" => "fp8", "fp32" => "f32", _ => "bf16" }.to_owned());
+    let settings = all.into_iter().map(|(name, value)| Setting { name: name.into(), value }).collect();
+    Ok((if gated { "llama" } else { "gpt" }, settings))
+}
+
+/// Makes the case of a row.
+pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
+    let cluster = cluster(row)?;
+    let name = match row.framework.as_deref() {
+        Some(words) if words.contains("FSDP + compile") => "fsdp-compiled",
+        _ => row.stack.as_deref().ok_or("no stack")?,
+    };
+    let stack = Stack::named(name).ok_or_else(|| format!("no stack `{name}`"))?;
+    let (file, settings) = settings(row)?;
+    let path = models.join(format!("{file}.partita"));
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let model = load(Source { name: file, text: &text }, &settings).map_err(|told| told.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; "))?;
+    let recompute = row.recompute_class.as_deref().and_then(Recompute::from_word).unwrap_or_default();
+    let mut graph: Graph = model.graph.clone();
+    if stack.attention == Attention::Unfused && recompute == Recompute::None {
+        graph.composites.iter_mut().for_each(|composite| composite.recompute = false);
+    }
+    let need = |value: Option<u64>, name: &str| value.ok_or_else(|| format!("no {name}"));
+    let degrees = Degrees { dp: need(row.dp, "dp")?, cp: row.cp.unwrap_or(1), tp: need(row.tp, "tp")?, pp: need(row.pp, "pp")?, mbs: need(row.mbs, "mbs")? };
+    let graph = training_step(&graph, &model.train, Options { recompute, meet_in_update: degrees.pp > 1 }).map_err(|error| error.to_string())?;
+    let mesh = MeshPlan::new(degrees, model.train.batch, &graph, degrees.cp > 1);
+    let signatures = dealing::signatures(&graph, &mesh, row.sequence_parallel == Some(true));
+    let vpp = if degrees.pp > 1 { row.vpp.unwrap_or(1) } else { 1 };
+    let zero_group = row.zero.as_deref().filter(|zero| zero.contains("8 ranks") || zero.contains("within 8") || zero.contains("zero1=8)")).map(|_| 8);
+    let setup = Setup {
+        degrees,
+        vpp,
+        zero: row.zero_stage.unwrap_or(0),
+        zero_group,
+        schedule: if vpp > 1 { ScheduleKind::Interleaved } else { ScheduleKind::OneFOneB },
+        precision: DType::from_word(match row.precision_class.as_deref() { Some("fp16") => "fp16", Some("fp8") => "fp8", Some("fp32") => "f32", _ => "bf16" }).unwrap_or(DType::Bf16),
+        tokens: row.gbs.unwrap_or(1) * row.seq_len.unwrap_or(1),
+    };
+    let carried = BTreeMap::new();
+    let prepared = Prepared::new(&graph, &mesh, &stack, Chosen { signatures: &signatures, carried: &carried }, setup).map_err(|error| error.to_string())?;
+    Ok(Case { row: row.clone(), cluster, stack, prepared })
+}

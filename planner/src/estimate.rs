@@ -1,0 +1,15 @@
+//! What a plan takes on a cluster under a software stack: time and memory, worked out from the graph of its training step.
+//!
+//! - [`dealing`]: the layouts of a foreign stack inside its pins;
+//! - [`groups`], [`sections`]: kernels, what moves, and what is saved for the backward pass, a micro-batch at a time;
+//! - [`kernel_time`], [`constants`]: the time of a kernel and what devices reach;
+//! - [`stack`]: what the engine that executes the plan fuses, overlaps and stores;
+//! - [`step`]: everything put together.
+
+pub mod constants;
+pub mod dealing;
+pub mod groups;
+pub mod kernel_time;
+pub mod sections;
+pub mod stack;
+pub mod step;

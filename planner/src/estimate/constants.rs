@@ -1,0 +1,84 @@
+//! What devices reach of their peaks. Fitted on published runs unless another source is named; `make validate` lists each
+//! with its meaning.
+
+use partita_ir::dtype::DType;
+
+use super::stack::Attention;
+use crate::cluster::Device;
+
+/// What kernels reach on a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reach {
+    /// Of the peak, in large 16-bit matrix products.
+    pub gemm: f64,
+    /// Of the peak, in large 8-bit matrix products with their casts.
+    pub gemm_fp8: f64,
+    /// Elements of the summed dimension that filling and draining a tile takes the time of.
+    pub ramp_k: f64,
+    /// Of the memory bandwidth, in streaming kernels.
+    pub memory: f64,
+    /// Of the 16-bit peak, in the forward pass of each attention kernel.
+    pub flash1: f64,
+    /// Likewise.
+    pub flash2: f64,
+    /// Likewise.
+    pub cudnn: f64,
+    /// What the backward pass reaches of the forward pass.
+    pub attention_backward: f64,
+    /// Times the memory traffic of passes over scores.
+    pub scores: f64,
+    /// What a batched product reaches where a dimension is no multiple of 8 elements (16 bytes).
+    pub misaligned: f64,
+}
+
+/// What a device reaches, by its kind.
+pub fn reach(device: &Device) -> Reach {
+    let hopper = ["h100", "h100-500w", "h800", "h200"].contains(&device.kind.as_str());
+    let blackwell = ["b200", "b300", "gb200", "gb300"].contains(&device.kind.as_str());
+    if device.kind == "cpu-core" {
+        return Reach {
+            gemm: 1.0,
+            gemm_fp8: 1.0,
+            ramp_k: 0.0,
+            memory: 1.0,
+            flash1: 0.5,
+            flash2: 0.5,
+            cudnn: 0.5,
+            attention_backward: 1.0,
+            scores: 1.0,
+            misaligned: 1.0,
+        };
+    }
+    let ampere = Reach {
+        gemm: 0.78,
+        gemm_fp8: 0.57,
+        ramp_k: 290.0,
+        memory: 0.71,
+        flash1: 0.59,
+        flash2: 0.6,
+        cudnn: 0.6,
+        attention_backward: 0.6,
+        scores: 2.0,
+        misaligned: 0.3,
+    };
+    if hopper || blackwell {
+        return Reach { gemm: 0.67, flash1: 0.2, flash2: 0.25, cudnn: 0.6, ..ampere };
+    }
+    ampere
+}
+
+impl Reach {
+    /// What an attention kernel reaches.
+    pub fn attention(&self, kernel: Attention) -> f64 {
+        match kernel {
+            Attention::Flash1 => self.flash1,
+            Attention::Flash2 | Attention::Unfused => self.flash2,
+            Attention::Cudnn => self.cudnn,
+        }
+    }
+
+    /// What matrix products of a type reach.
+    pub fn of_gemm(&self, dtype: DType) -> f64 {
+        if matches!(dtype, DType::Fp8 | DType::Fp4) { self.gemm_fp8 } else { self.gemm }
+    }
+}

@@ -1,0 +1,138 @@
+//! Software stacks: what the engine that executes a plan fuses, overlaps and stores.
+//!
+//! Each is a small file under `planner/stacks/`. Figures of time that were fitted on published runs are in
+//! [`super::constants`], with their meaning.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// FlashAttention of 2022 and its Triton version (Dao et al. 2022).
+    Flash1,
+    /// FlashAttention 2 (Dao 2023).
+    Flash2,
+    /// cuDNN's fused attention, FlashAttention 3: made for Hopper.
+    Cudnn,
+    /// Scores are written to memory, a softmax kernel reads them.
+    Unfused,
+}
+
+/// Which streaming operators run as one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fusion {
+    /// Named operators are a kernel each (a norm, an activation, a dropout).
+    Eager,
+    /// Chains of pointwise operators as well: bias and activation, bias, dropout and residual.
+    Pointwise,
+    /// Everything between two matrix products.
+    Compiled,
+}
+
+/// How parameters come back to all ranks after an update of shards (ZeRO 1 and 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regather {
+    /// One all-gather.
+    Gather,
+    /// A broadcast from each rank in turn.
+    Broadcast,
+}
+
+/// Bytes that each parameter takes.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The parameter that products read.
+    pub parameter: f64,
+    /// Its gradient while it is accumulated.
+    pub gradient: f64,
+    /// As it travels between data-parallel ranks.
+    pub gradient_sent: f64,
+    /// The copy that the optimizer updates, and both moments.
+    pub optimizer: f64,
+}
+
+/// What a stack does.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    /// Its name.
+    pub name: String,
+    /// What it stands for.
+    pub about: String,
+    /// The attention kernel.
+    pub attention: Attention,
+    /// What is fused.
+    pub fusion: Fusion,
+    /// Whether products of one operand with several weights are one product.
+    pub merge_gemms: bool,
+    /// Whether a bias is added as a product is written.
+    pub epilogue: bool,
+    /// Whether dropout keeps a byte an element for the backward pass.
+    pub dropout_masks: bool,
+    /// Bytes of an element of the logits and of what the loss makes of them.
+    pub logits_bytes: f64,
+    /// The part of a tensor-parallel collective that nothing hides.
+    pub tensor_exposed: f64,
+    /// The part of a context-parallel transfer that nothing hides.
+    pub context_exposed: f64,
+    /// The part of gradients' and parameters' transfers that stays exposed although there is work to hide them under.
+    pub data_exposed: f64,
+    /// Whether they may be hidden at all; else they come after the backward pass.
+    pub data_overlaps: bool,
+    /// Time of the host between two kernels that the device cannot hide.
+    pub gap_us: f64,
+    /// Time of a step that does not depend on the model: logging, scalars brought to the host.
+    pub step_ms: f64,
+    /// How often the optimizer reads and writes what one fused pass would.
+    pub optimizer_passes: f64,
+    /// How parameters come back under ZeRO 1 and 2.
+    pub regather: Regather,
+    /// Time of one broadcast beside its bytes.
+    pub broadcast_ms: f64,
+    /// Whether ZeRO 3 keeps parameters gathered between forward and backward (reshard after forward: false).
+    pub keeps_gathered: bool,
+    /// Bytes that no rank can use for tensors: the context, libraries' workspaces.
+    pub context_mib: f64,
+    /// The part of the live peak that the allocator reserves beyond it.
+    pub fragmentation: f64,
+    /// By precision.
+    pub recipe: BTreeMap<String, Recipe>,
+}
+
+const FILES: [(&str, &str); 11] = [
+    ("partita", include_str!("../../stacks/partita.toml")),
+    ("megatron-2021", include_str!("../../stacks/megatron-2021.toml")),
+    ("megatron", include_str!("../../stacks/megatron.toml")),
+    ("megatron-deepspeed", include_str!("../../stacks/megatron-deepspeed.toml")),
+    ("nemo", include_str!("../../stacks/nemo.toml")),
+    ("fsdp", include_str!("../../stacks/fsdp.toml")),
+    ("fsdp-compiled", include_str!("../../stacks/fsdp-compiled.toml")),
+    ("torchtitan", include_str!("../../stacks/torchtitan.toml")),
+    ("internevo", include_str!("../../stacks/internevo.toml")),
+    ("jax", include_str!("../../stacks/jax.toml")),
+    ("alpa", include_str!("../../stacks/alpa.toml")),
+];
+
+impl Stack {
+    /// The names of all stacks.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FILES.iter().map(|file| file.0)
+    }
+
+    /// The stack of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let (_, text) = FILES.iter().find(|file| file.0 == name)?;
+        Some(toml::from_str(text).expect("a stack of the repository is read; a test reads each"))
+    }
+
+    /// The recipe of a precision; 16-bit types share one.
+    pub fn recipe(&self, precision: &str) -> Option<&Recipe> {
+        self.recipe.get(precision)
+    }
+}

@@ -1,0 +1,549 @@
+//! A step from its sections: stages, schedule, data-parallel transfers, optimizer; and the memory of the fullest rank.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use partita_ir::dtype::DType;
+use partita_ir::graph::{Graph, PhaseKind};
+use partita_ir::id::{Id, ValueId};
+use partita_ir::layout::Layout;
+use partita_ir::signature::SizedRule;
+
+use super::constants::Reach;
+use super::kernel_time::Pricing;
+use super::sections::{Chosen, Context, Place, Section, Work};
+use super::stack::{Recipe, Regather, Stack};
+use crate::cluster::Cluster;
+use crate::collective::{self, Collective, Spread};
+use crate::cost::is_gemm;
+use crate::layouts::primitives;
+use crate::mesh::{AxisUse, Degrees, MeshPlan};
+use crate::pins::ScheduleKind;
+use crate::stages::{CutError, StageCut};
+
+/// A plan as far as time and memory depend on it.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Degrees of parallelism.
+    pub degrees: Degrees,
+    /// Chunks of the model on each pipeline rank.
+    pub vpp: u64,
+    /// ZeRO stage.
+    pub zero: u8,
+    /// Data-parallel ranks that share shards; all of them if absent.
+    pub zero_group: Option<u64>,
+    /// Order of micro-batches.
+    pub schedule: ScheduleKind,
+    /// What products compute in.
+    pub precision: DType,
+    /// Tokens of a step.
+    pub tokens: u64,
+}
+
+/// Weights of a place, on the busiest tensor rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Elements (of one iteration).
+    pub elements: f64,
+    /// Tensors.
+    pub tensors: f64,
+}
+
+/// A plan with its work laid out, before any price.
+pub struct Prepared {
+    /// Work of a micro-batch.
+    pub sections: Vec<Section>,
+    /// Weights by place.
+    pub weights: BTreeMap<Place, Weights>,
+    /// The cut into chunks.
+    pub cut: StageCut,
+    /// Iterations of each loop in each chunk.
+    chunks: Vec<BTreeMap<usize, f64>>,
+    /// The plan.
+    pub setup: Setup,
+    mesh: MeshPlan,
+    /// Bytes handed from stage to stage in each direction.
+    hop_bytes: f64,
+    /// Floating-point operations of a step without recomputation, the masked half of attention counted, over all ranks.
+    pub model_flops: f64,
+    spreads: RefCell<BTreeMap<Vec<usize>, Vec<Spread>>>,
+}
+
+/// Seconds of a step, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Breakdown {
+    /// Matrix products.
+    pub gemm: f64,
+    /// Attention kernels.
+    pub attention: f64,
+    /// Kernels that stream through memory.
+    pub streaming: f64,
+    /// Tensor-parallel collectives that nothing hides.
+    pub tensor_exposed: f64,
+    /// Those that are hidden.
+    pub tensor_hidden: f64,
+    /// Context-parallel transfers that nothing hides.
+    pub context_exposed: f64,
+    /// Those that are hidden.
+    pub context_hidden: f64,
+    /// Transfers of gradients and parameters that nothing hides.
+    pub data_exposed: f64,
+    /// Those that are hidden.
+    pub data_hidden: f64,
+    /// Waiting for the pipeline to fill and drain, its sends among it.
+    pub bubble: f64,
+    /// The optimizer.
+    pub optimizer: f64,
+    /// What the host takes.
+    pub host: f64,
+}
+
+/// Bytes of the fullest rank, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct MemoryBreakdown {
+    /// Parameters, those gathered for the moment among them.
+    pub parameters: f64,
+    /// Gradients.
+    pub gradients: f64,
+    /// Master copy and moments.
+    pub optimizer: f64,
+    /// Saved for the backward pass, all micro-batches in flight.
+    pub activations: f64,
+    /// Alive for a moment.
+    pub temporaries: f64,
+}
+
+impl MemoryBreakdown {
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.parameters + self.gradients + self.optimizer + self.activations + self.temporaries
+    }
+}
+
+/// What a plan takes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Estimate {
+    /// Seconds of a step.
+    pub step_seconds: f64,
+    /// Model FLOP/s over the peak of the precision, attention counted in full, recomputation not.
+    pub mfu: f64,
+    /// The part of a step in which the busiest rank waits for others of its pipeline.
+    pub bubble_fraction: f64,
+    /// Where the time of the busiest rank goes.
+    pub breakdown: Breakdown,
+    /// The live peak of the fullest rank.
+    pub memory_bytes: f64,
+    /// What the device shows as taken.
+    pub memory_reserved_bytes: f64,
+    /// Of the live peak.
+    pub memory: MemoryBreakdown,
+    /// The pipeline rank that is fullest.
+    pub fullest_stage: u64,
+}
+
+/// Times of one chunk and micro-batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    forward: f64,
+    backward: f64,
+    weights: f64,
+    kinds: Breakdown,
+}
+
+impl Times {
+    fn add(&mut self, other: &Times, times: f64) {
+        self.forward += times * other.forward;
+        self.backward += times * other.backward;
+        self.weights += times * other.weights;
+        let (a, b) = (&mut self.kinds, &other.kinds);
+        for (to, from) in [
+            (&mut a.gemm, b.gemm),
+            (&mut a.attention, b.attention),
+            (&mut a.streaming, b.streaming),
+            (&mut a.tensor_exposed, b.tensor_exposed),
+            (&mut a.tensor_hidden, b.tensor_hidden),
+            (&mut a.context_exposed, b.context_exposed),
+            (&mut a.context_hidden, b.context_hidden),
+        ] {
+            *to += times * from;
+        }
+    }
+
+    fn total(&self) -> f64 {
+        self.forward + self.backward + self.weights
+    }
+}
+
+impl Prepared {
+    /// Lays out the work of a training step.
+    pub fn new(graph: &Graph, mesh: &MeshPlan, stack: &Stack, chosen: Chosen<'_>, setup: Setup) -> Result<Self, CutError> {
+        let weights = weights(graph, mesh, &chosen);
+        let context = Context::new(graph, mesh, stack, chosen);
+        let sections = context.sections();
+        let stages = setup.degrees.pp * setup.vpp;
+        // a rough weight of a section: what cuts into stages are balanced by
+        let rough = |place: Place| -> f64 {
+            let of = sections.iter().filter(|section| section.place == place).flat_map(|section| &section.kernels);
+            of.map(|kernel| match kernel.work {
+                Work::Gemm { m, n, k, batch, .. } => 2.0 * m * n * k * batch,
+                Work::Flash { flops, .. } => 1.5 * flops,
+                Work::Stream => 80.0 * kernel.bytes,
+            })
+            .sum()
+        };
+        let iteration: Vec<f64> = (0..graph.loops.len()).map(|id| rough(Place::Loop(Id::new(id)))).collect();
+        let even = stack.name != "partita" && graph.loops.iter().all(|repeated| repeated.count.is_multiple_of(stages));
+        let (before, after) = if even { (0.0, 0.0) } else { (rough(Place::Before), rough(Place::After)) };
+        let cut = StageCut::balanced(graph, stages, &iteration, before, after)?;
+        let chunks = (0..stages)
+            .map(|stage| {
+                let held = cut.of_iteration.iter().enumerate();
+                held.map(|(id, of)| (id, of.iter().filter(|at| **at == stage).count() as f64)).collect()
+            })
+            .collect();
+        let model_flops = model_flops(graph);
+        let hop_bytes = hop_bytes(graph, &context);
+        Ok(Self { sections, weights, cut, chunks, setup, mesh: mesh.clone(), hop_bytes, model_flops, spreads: RefCell::default() })
+    }
+
+    fn spreads(&self, cluster: &Cluster, axes: &[usize]) -> Vec<Spread> {
+        let mut known = self.spreads.borrow_mut();
+        known.entry(axes.to_vec()).or_insert_with(|| Spread::of_axes(cluster, &self.mesh.mesh, axes)).clone()
+    }
+
+    fn collective(&self, cluster: &Cluster, axes: &[usize], kind: Collective, received: f64) -> f64 {
+        if axes.is_empty() {
+            return 0.0;
+        }
+        self.spreads(cluster, axes).iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max)
+    }
+
+    /// Forgets how groups lie: for another cluster of the same shape.
+    pub fn forget(&self) {
+        self.spreads.borrow_mut().clear();
+    }
+
+    fn place_times(&self, pricing: &Pricing<'_>, place: Place) -> Times {
+        let mut times = Times::default();
+        for section in self.sections.iter().filter(|section| section.place == place) {
+            let backward = section.phase == PhaseKind::Backward;
+            for kernel in &section.kernels {
+                let seconds = pricing.seconds(kernel);
+                match (backward, kernel.for_weights) {
+                    (false, _) => times.forward += seconds,
+                    (true, false) => times.backward += seconds,
+                    (true, true) => times.weights += seconds,
+                }
+                match kernel.work {
+                    Work::Gemm { .. } => times.kinds.gemm += seconds,
+                    Work::Flash { .. } => times.kinds.attention += seconds,
+                    Work::Stream => times.kinds.streaming += seconds,
+                }
+            }
+            for step in &section.moves {
+                let seconds = self.collective(pricing.cluster, &step.axes, step.collective, step.received);
+                let stack = pricing.stack;
+                let kinds = &mut times.kinds;
+                let (part, exposed, hidden) = match step.for_use {
+                    AxisUse::Context => (stack.context_exposed, &mut kinds.context_exposed, &mut kinds.context_hidden),
+                    AxisUse::Tensor => (stack.tensor_exposed, &mut kinds.tensor_exposed, &mut kinds.tensor_hidden),
+                    AxisUse::Data | AxisUse::Micro => (1.0, &mut kinds.tensor_exposed, &mut kinds.tensor_hidden),
+                };
+                *exposed += seconds * part;
+                *hidden += (seconds * (1.0 - part)).max(0.0);
+                *(if backward { &mut times.backward } else { &mut times.forward }) += seconds * part;
+            }
+        }
+        times
+    }
+
+    /// Everything under prices.
+    pub fn estimate(&self, cluster: &Cluster, stack: &Stack, reach: &Reach) -> Estimate {
+        let setup = &self.setup;
+        let pricing = Pricing { cluster, reach, stack, dtype: setup.precision };
+        let loops: Vec<Times> = (0..self.chunks[0].len()).map(|id| self.place_times(&pricing, Place::Loop(Id::new(id)))).collect();
+        let (before, after) = (self.place_times(&pricing, Place::Before), self.place_times(&pricing, Place::After));
+        let count = self.chunks.len();
+        let chunk_times: Vec<Times> = (0..count)
+            .map(|chunk| {
+                let mut times = Times::default();
+                if chunk == 0 {
+                    times.add(&before, 1.0);
+                }
+                if chunk + 1 == count {
+                    times.add(&after, 1.0);
+                }
+                self.chunks[chunk].iter().for_each(|(id, iterations)| times.add(&loops[*id], *iterations));
+                times
+            })
+            .collect();
+        let (pp, m) = (setup.degrees.pp as usize, self.mesh.micro_batches as f64);
+        let mut rank_times = vec![Times::default(); pp];
+        chunk_times.iter().enumerate().for_each(|(chunk, times)| rank_times[self.rank_of(chunk)].add(times, 1.0));
+        let slowest = (0..pp).max_by(|a, b| rank_times[*a].total().total_cmp(&rank_times[*b].total())).unwrap_or(0);
+        let busy = rank_times[slowest].total() * m;
+        // per-micro-batch transfers of ZeRO 3 stand in the busiest rank's way
+        let data = self.data(cluster, stack, slowest, &rank_times[slowest]);
+        let hop = if pp > 1 { self.hop(cluster) } else { 0.0 };
+        let others: f64 = rank_times.iter().map(Times::total).sum::<f64>() - rank_times[slowest].total();
+        let fill = (others + 2.0 * hop * (count - 1) as f64) / setup.vpp as f64;
+        let mut kinds = Breakdown::default();
+        let mut total = Times::default();
+        total.add(&rank_times[slowest], m);
+        kinds.clone_from(&total.kinds);
+        kinds.bubble = fill;
+        kinds.data_exposed = data.exposed;
+        kinds.data_hidden = data.hidden;
+        kinds.optimizer = data.optimizer;
+        kinds.host = stack.step_ms * 1e-3;
+        let step_seconds = busy + fill + data.exposed + data.optimizer + kinds.host;
+        let memory = self.memory(stack);
+        let (fullest, parts) = memory;
+        let live = parts.total();
+        let peak = cluster.device.peak(setup.precision).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
+        Estimate {
+            step_seconds,
+            mfu: self.model_flops / step_seconds / peak,
+            bubble_fraction: fill / step_seconds,
+            breakdown: kinds,
+            memory_bytes: live,
+            memory_reserved_bytes: live * (1.0 + stack.fragmentation) + stack.context_mib * 1_048_576.0,
+            memory: parts,
+            fullest_stage: fullest as u64,
+        }
+    }
+
+    /// The pipeline rank that a chunk lives on.
+    fn rank_of(&self, chunk: usize) -> usize {
+        let pp = self.setup.degrees.pp as usize;
+        match self.setup.schedule {
+            ScheduleKind::ZbV | ScheduleKind::DualPipeV if chunk >= pp => 2 * pp - 1 - chunk,
+            _ => chunk % pp,
+        }
+    }
+
+    fn hop(&self, cluster: &Cluster) -> f64 {
+        let link = cluster.link(self.mesh.mesh.ranks(), self.setup.degrees.pp);
+        link.latency.0 + self.hop_bytes / link.rate.0
+    }
+
+    /// Weights of a pipeline rank by layer: (elements, layers), what is outside of loops counting as a layer each.
+    fn rank_weights(&self, rank: usize) -> (f64, f64, f64) {
+        let count = self.chunks.len();
+        let (mut elements, mut buckets, mut largest) = (0.0, 0.0, 0.0f64);
+        for chunk in (0..count).filter(|chunk| self.rank_of(*chunk) == rank) {
+            for (id, iterations) in &self.chunks[chunk] {
+                let weights = self.weights.get(&Place::Loop(Id::new(*id))).copied().unwrap_or_default();
+                elements += weights.elements * iterations;
+                buckets += iterations;
+                largest = largest.max(weights.elements);
+            }
+            let outer = [(chunk == 0, Place::Before), (chunk + 1 == count, Place::After)];
+            for (_, place) in outer.into_iter().filter(|(here, _)| *here) {
+                let weights = self.weights.get(&place).copied().unwrap_or_default();
+                elements += weights.elements;
+                buckets += f64::from(u8::from(weights.elements > 0.0));
+                largest = largest.max(weights.elements);
+            }
+        }
+        (elements, buckets, largest)
+    }
+
+    fn data_axes(&self) -> Vec<usize> {
+        (0..self.mesh.uses.len()).filter(|axis| matches!(self.mesh.uses[*axis], AxisUse::Data | AxisUse::Context)).collect()
+    }
+
+    fn recipe<'a>(&self, stack: &'a Stack) -> &'a Recipe {
+        stack.recipe(self.setup.precision.word()).unwrap_or_else(|| stack.recipe.values().next().expect("a stack has a recipe"))
+    }
+
+    /// Data-parallel ranks, and those among them that share shards.
+    fn sharers(&self) -> (f64, f64) {
+        let all = self.setup.degrees.dp * self.setup.degrees.cp;
+        let sharing = if self.setup.zero == 0 { 1 } else { self.setup.zero_group.unwrap_or(all).min(all) };
+        (all as f64, sharing as f64)
+    }
+
+    fn data(&self, cluster: &Cluster, stack: &Stack, rank: usize, times: &Times) -> Data {
+        let setup = &self.setup;
+        let recipe = self.recipe(stack);
+        let (elements, buckets, _) = self.rank_weights(rank);
+        let (all, sharing) = self.sharers();
+        let axes = self.data_axes();
+        let m = self.mesh.micro_batches as f64;
+        // one collective a layer
+        let spreads = if all > 1.0 { self.spreads(cluster, &axes) } else { Vec::new() };
+        let within: Vec<Spread> = if sharing < all && sharing > 1.0 {
+            let group: Vec<u64> = self.mesh.mesh.group(0, &axes);
+            vec![Spread::new(cluster, &group[..sharing as usize])]
+        } else {
+            spreads.clone()
+        };
+        let each = |spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64| {
+            let received = bytes / buckets.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
+            let once = spreads.iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max);
+            once * buckets
+        };
+        let gradients = elements * recipe.gradient_sent;
+        let parameters = elements * recipe.parameter.min(2.0f64.max(f64::from(u8::from(recipe.parameter > 2.0)) * recipe.parameter));
+        let (mut exposed, mut hidden) = (0.0, 0.0);
+        // what may hide, and the time that there is to hide it under
+        let mut hide = |seconds: f64, window: f64, times: f64| {
+            let shown = if stack.data_overlaps { (stack.data_exposed * seconds).max(seconds - window).min(seconds) } else { seconds };
+            exposed += shown * times;
+            hidden += (seconds - shown) * times;
+        };
+        if all > 1.0 {
+            let back = times.backward + times.weights;
+            match setup.zero {
+                0 => hide(each(&spreads, all, Collective::AllReduce, gradients), back, 1.0),
+                1 => {
+                    if stack.regather == Regather::Broadcast {
+                        hide(each(&spreads, all, Collective::AllReduce, gradients), back, 1.0);
+                    } else {
+                        hide(each(&spreads, all, Collective::ReduceScatter, gradients), back, 1.0);
+                    }
+                }
+                _ => {
+                    hide(each(&within, sharing, Collective::ReduceScatter, gradients), back, m);
+                    if sharing < all {
+                        hide(each(&spreads, all / sharing, Collective::AllReduce, gradients / sharing), back, m);
+                    }
+                }
+            }
+            let gather = each(&within, sharing, Collective::AllGather, parameters);
+            match setup.zero {
+                0 => {}
+                1 if stack.regather == Regather::Broadcast => exposed += gather + sharing * stack.broadcast_ms * 1e-3,
+                1 => hide(gather, times.forward, 1.0),
+                2 => hide(gather, times.forward, m),
+                _ => {
+                    hide(gather, times.forward, m);
+                    if !stack.keeps_gathered {
+                        hide(gather, back, m);
+                    }
+                }
+            }
+        }
+        let shard = if setup.zero == 0 { 1.0 } else { sharing };
+        let bytes = elements / shard * (2.0 * recipe.optimizer + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
+        let optimizer = bytes / cluster.device.memory_rate().0;
+        Data { exposed, hidden, optimizer }
+    }
+
+    /// The fullest pipeline rank and what it holds.
+    fn memory(&self, stack: &Stack) -> (usize, MemoryBreakdown) {
+        let pp = self.setup.degrees.pp as usize;
+        let recipe = self.recipe(stack);
+        let (_, sharing) = self.sharers();
+        let of_rank = |rank: usize| {
+            let (elements, _, largest) = self.rank_weights(rank);
+            let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
+            let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter.min(4.0) } else { 0.0 };
+            let mut held = MemoryBreakdown {
+                parameters: elements * recipe.parameter / shard(3) + gathered,
+                gradients: elements * recipe.gradient / shard(2),
+                optimizer: elements * recipe.optimizer / shard(1),
+                ..MemoryBreakdown::default()
+            };
+            for chunk in (0..self.chunks.len()).filter(|chunk| self.rank_of(*chunk) == rank) {
+                let flight = self.in_flight(rank, chunk);
+                held.activations += self.saved(chunk) * flight;
+            }
+            let places = self.sections.iter().filter(|section| match section.place {
+                Place::Before => self.rank_of(0) == rank,
+                Place::After => self.rank_of(self.chunks.len() - 1) == rank,
+                Place::Loop(_) => true,
+            });
+            held.temporaries = places.map(|section| section.alive).fold(0.0, f64::max);
+            (rank, held)
+        };
+        (0..pp).map(of_rank).max_by(|a, b| a.1.total().total_cmp(&b.1.total())).unwrap_or_default()
+    }
+
+    /// Bytes that one micro-batch leaves on a chunk for its backward pass.
+    fn saved(&self, chunk: usize) -> f64 {
+        let forward = self.sections.iter().filter(|section| section.phase == PhaseKind::Forward);
+        forward
+            .map(|section| match section.place {
+                Place::Before if chunk == 0 => section.saved,
+                Place::After if chunk + 1 == self.chunks.len() => section.saved,
+                Place::Loop(id) => section.saved * self.chunks[chunk].get(&id.index()).copied().unwrap_or(0.0),
+                _ => 0.0,
+            })
+            .sum()
+    }
+
+    /// Micro-batches whose activations a chunk holds at once.
+    fn in_flight(&self, rank: usize, chunk: usize) -> f64 {
+        let (pp, v, m) = (self.setup.degrees.pp, self.setup.vpp, self.mesh.micro_batches);
+        let rank = rank as u64;
+        let held = match self.setup.schedule {
+            ScheduleKind::GPipe => m,
+            _ if v > 1 => {
+                // warm-up of 2 (p - r - 1) + (v - 1) p chunks and one more, the earlier chunks of a rank first
+                let all = (2 * (pp - rank - 1) + (v - 1) * pp + 1).min(m * v);
+                let local = chunk as u64 / pp;
+                let rounds = all / pp;
+                let rest = all % pp;
+                let full = rounds / v * pp;
+                full + if local < rounds % v { pp } else if local == rounds % v { rest } else { 0 }
+            }
+            _ => pp - rank,
+        };
+        held.min(m) as f64
+    }
+}
+
+struct Data {
+    exposed: f64,
+    hidden: f64,
+    optimizer: f64,
+}
+
+/// Elements of each place's weights on the busiest tensor rank: split as the first operator that reads them needs.
+fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> BTreeMap<Place, Weights> {
+    let mut needed: BTreeMap<ValueId, Layout> = BTreeMap::new();
+    let mut place: BTreeMap<ValueId, Place> = BTreeMap::new();
+    for (at, body) in super::sections::bodies(graph, PhaseKind::Forward) {
+        for op in body {
+            let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
+            for (n, operand) in graph.op(op).operands.iter().enumerate() {
+                if let Some(signature) = chosen.signatures.get(&op) {
+                    needed.entry(*operand).or_insert_with(|| rule.operand_layout(n, signature));
+                    place.entry(*operand).or_insert(at);
+                }
+            }
+        }
+    }
+    let mut out: BTreeMap<Place, Weights> = BTreeMap::new();
+    for param in graph.params() {
+        let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
+        let weights = out.entry(*at).or_default();
+        weights.elements += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        weights.tensors += 1.0;
+    }
+    out
+}
+
+/// `3 ·` the products of the forward pass over the whole batch, nothing left out for masks.
+fn model_flops(graph: &Graph) -> f64 {
+    let forward = primitives(graph).into_iter().filter(|(_, phase, _)| *phase == PhaseKind::Forward);
+    let flops = forward.map(|(op, _, within)| {
+        let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
+        let points: f64 = rule.factors.iter().map(|size| *size as f64).product();
+        if is_gemm(&rule) { 2.0 * points * graph.iterations(within) as f64 } else { 0.0 }
+    });
+    3.0 * flops.sum::<f64>()
+}
+
+/// Bytes of what repeats carry, on the busiest rank.
+fn hop_bytes(graph: &Graph, context: &Context<'_>) -> f64 {
+    let mut most = 0.0f64;
+    for op in graph.phase(PhaseKind::Forward) {
+        if let partita_ir::graph::Kind::Repeat(repeat) = &graph.op(*op).kind {
+            most = most.max(repeat.carried.iter().map(|carried| context.value_bytes(carried.arg)).sum());
+        }
+    }
+    most
+}
