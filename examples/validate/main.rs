@@ -1,5 +1,6 @@
 //! Predictions beside published runs: `make validate`.
 
+mod fit;
 mod rows;
 
 use std::path::Path;
@@ -19,15 +20,43 @@ fn main() {
         }
     }
     eprintln!("{} cases in {:.1} s", cases.len(), started.elapsed().as_secs_f64());
-    let started = std::time::Instant::now();
-    for case in &cases {
-        let estimate = case.prepared.estimate(&case.cluster, &case.stack, &reach(&case.cluster.device));
-        let measured = case.row.step_time_s.unwrap_or(0.0);
-        println!(
-            "{} {} {} {:.3} {:.3} {:+.1} % mem {:.1} {:.1} {:?} {:?}",
-            case.row.id, case.row.model.replace(' ', "_"), case.row.gpu, measured, estimate.step_seconds, 100.0 * (estimate.step_seconds / measured - 1.0),
-            estimate.memory_bytes / 1_073_741_824.0, estimate.memory_reserved_bytes / 1_073_741_824.0, case.row.mem_gb_per_gpu, estimate.breakdown
-        );
+    if let Some(id) = std::env::args().nth(1) {
+        let case = cases.iter().find(|case| case.row.id == id).expect("a row");
+        for section in &case.prepared.sections {
+            println!("{:?} {:?} saved {:.1} MB alive {:.1} MB", section.phase, section.place, section.saved / 1e6, section.alive / 1e6);
+            for kernel in &section.kernels {
+                println!("   {:?} {:.1} MB weights {} scores {}", kernel.work, kernel.bytes / 1e6, kernel.for_weights, kernel.scores);
+            }
+            for step in &section.moves {
+                println!("   {step:?}");
+            }
+        }
+        println!("{:?}", case.prepared.weights);
+        return;
     }
-    eprintln!("estimates in {:.3} s", started.elapsed().as_secs_f64());
+    let all: Vec<&rows::Case> = cases.iter().collect();
+    let started = std::time::Instant::now();
+    let start = fit::values(&all);
+    let fitted = fit::fit(&all, &start);
+    eprintln!("fit in {:.1} s", started.elapsed().as_secs_f64());
+    for ((knob, before), value) in fit::KNOBS.iter().zip(&start).zip(&fitted) {
+        println!("{:22} {before:8.4} {value:8.4}", knob.name);
+    }
+    let mut groups = std::collections::BTreeMap::<String, Vec<(f64, &str)>>::new();
+    for case in &all {
+        let off = fit::estimate(case, Some(&fitted)).step_seconds / case.row.step_time_s.unwrap_or(1.0) - 1.0;
+        let row = &case.row;
+        let key = format!("{:.14} {} {} {}", row.source, case.cluster.device.kind, row.precision_class.as_deref().unwrap_or(""), row.recompute_class.as_deref().unwrap_or(""));
+        for key in [key, "all".into()] {
+            groups.entry(key).or_default().push((off, &row.id));
+        }
+    }
+    for (key, mut offs) in groups {
+        let n = offs.len() as f64;
+        offs.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
+        let mean = offs.iter().map(|off| off.0.abs()).sum::<f64>() / n;
+        let signed = offs.iter().map(|off| off.0).sum::<f64>() / n;
+        let worst: Vec<String> = offs.iter().take(5).map(|(off, id)| format!("{id} {:+.0}", off * 100.0)).collect();
+        println!("{key:50} {n:4} mean {:.1} signed {:+.1} p90 {:.1} {}", mean * 100.0, signed * 100.0, offs[(n * 0.1) as usize].0.abs() * 100.0, worst.join(", "));
+    }
 }

@@ -83,14 +83,16 @@ pub fn groups(graph: &Graph, aliases: &Aliases, body: &[OpId], stack: &Stack) ->
     for &op in body.iter().filter(|op| !is_alias(graph, **op)) {
         let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
         let flash = graph.op(op).composite.is_some_and(|id| is_flash(graph, id, stack));
-        let kind = match (flash, cost::is_gemm(&rule)) {
+        let kind = match (flash, is_product(&rule)) {
             (true, _) => Kind::Flash,
             (false, true) => Kind::Gemm,
             (false, false) => Kind::Stream,
         };
         let barrier = kind != Kind::Stream;
         let before = graph.op(op).operands.iter().filter_map(|value| at.get(&aliases.root(*value))).map(|part| &parts[*part]);
-        let depth = before.map(|part| part.depth + usize::from(barrier || part.kind != Kind::Stream)).max().unwrap_or(0);
+        let composite = graph.op(op).composite;
+        let one = |part: &Part<'_>| part.kind == Kind::Flash && kind == Kind::Flash && graph.op(part.op).composite == composite;
+        let depth = before.map(|part| part.depth + usize::from((barrier || part.kind != Kind::Stream) && !one(part))).max().unwrap_or(0);
         at.insert(graph.op(op).result(), parts.len());
         parts.push(Part { op, kind, depth, rule });
     }
@@ -118,6 +120,17 @@ pub fn groups(graph: &Graph, aliases: &Aliases, body: &[OpId], stack: &Stack) ->
                     sets.join(producers[0], n);
                     continue;
                 }
+                let sum = is_sum(&parts[n].rule.rule.expr) && producers.len() > 1;
+                let composite_of = |m: &usize| graph.op(parts[*m].op).composite;
+                let one = sum && producers.iter().all(|m| composite_of(m).is_some() && composite_of(m) == composite_of(&producers[0]) && parts[*m].kind != Kind::Gemm);
+                if one {
+                    producers.iter().for_each(|m| sets.join(*m, n));
+                    if parts[producers[0]].kind == Kind::Flash {
+                        parts[n].kind = Kind::Flash;
+                        parts[n].depth = parts[producers[0]].depth;
+                    }
+                    continue;
+                }
                 for &m in &producers {
                     let same_group = producers.iter().filter(|other| sets.root(**other) == sets.root(m)).count();
                     if fuse(graph, &parts[m], &parts[n], same_group, stack) {
@@ -137,6 +150,14 @@ pub fn groups(graph: &Graph, aliases: &Aliases, body: &[OpId], stack: &Stack) ->
         }
     }
     found.into_values().collect()
+}
+
+/// Whether a rule is a matrix product with rows and columns: each operand has a dimension that the result keeps and the other
+/// operand lacks. Products that are only summed over samples (of gains and their like) stream.
+pub fn is_product(rule: &SizedRule<'_>) -> bool {
+    let walks = |n: usize, factor: usize| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|term| term.factor == factor));
+    let own = |n: usize| (0..rule.factors.len()).any(|factor| rule.rule.keeps(factor) && walks(n, factor) && !walks(1 - n, factor));
+    cost::is_gemm(rule) && own(0) && own(1)
 }
 
 /// Whether a composite is one kernel that never writes its inner values: flash attention, where the stack has it.

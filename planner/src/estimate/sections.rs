@@ -262,7 +262,7 @@ impl<'a> Context<'a> {
     fn gemm(&self, group: &Group, place: Place) -> Work {
         let (mut all, mut weight) = ([0.0; 4], false);
         let summed = group.ops.iter().any(|op| super::groups::is_sum(&self.rule(*op).rule.expr));
-        for op in group.ops.iter().filter(|op| crate::cost::is_gemm(&self.rule(**op))) {
+        for op in group.ops.iter().filter(|op| super::groups::is_product(&self.rule(**op))) {
             let (rule, sizes) = self.local(*op);
             let walks = |n: usize, factor: usize| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|term| term.factor == factor));
             let mut shape = [1.0; 4];
@@ -290,7 +290,7 @@ impl<'a> Context<'a> {
         let (mut flops, mut causal) = (0.0, false);
         for op in &group.ops {
             let (rule, sizes) = self.local(*op);
-            if crate::cost::is_gemm(&rule) {
+            if super::groups::is_product(&rule) {
                 flops += 2.0 * sizes.iter().product::<f64>();
             }
             let nodes = &rule.rule.expr.nodes;
@@ -421,7 +421,7 @@ impl<'a> Context<'a> {
         let Some((_, place)) = body.first().map(|op| self.home[op]) else { return false };
         let products = |phase: PhaseKind| {
             let of = self.home.iter().filter(|(_, home)| **home == (phase, place)).map(|(op, _)| *op);
-            of.filter(|op| crate::cost::is_gemm(&self.rule(*op)) && self.graph.op(*op).class == Class::Contraction).count()
+            of.filter(|op| super::groups::is_product(&self.rule(*op)) && self.graph.op(*op).class == Class::Contraction).count()
         };
         products(PhaseKind::Backward) > 2 * products(PhaseKind::Forward)
     }

@@ -15,7 +15,7 @@ use super::sections::{Chosen, Context, Place, Section, Work};
 use super::stack::{Recipe, Regather, Stack};
 use crate::cluster::Cluster;
 use crate::collective::{self, Collective, Spread};
-use crate::cost::is_gemm;
+use super::groups::is_product;
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, Degrees, MeshPlan};
 use crate::pins::ScheduleKind;
@@ -532,7 +532,7 @@ fn model_flops(graph: &Graph) -> f64 {
     let flops = forward.map(|(op, _, within)| {
         let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
         let points: f64 = rule.factors.iter().map(|size| *size as f64).product();
-        if is_gemm(&rule) { 2.0 * points * graph.iterations(within) as f64 } else { 0.0 }
+        if is_product(&rule) { 2.0 * points * graph.iterations(within) as f64 } else { 0.0 }
     });
     3.0 * flops.sum::<f64>()
 }

@@ -1,0 +1,169 @@
+//! The constants that are fitted on published runs, and the fit: damped least squares on the logarithm of step times.
+
+use partita_planner::estimate::constants::{Reach, reach};
+use partita_planner::estimate::stack::Stack;
+use partita_planner::estimate::step::Estimate;
+
+use crate::rows::Case;
+
+/// A constant of a device, a link or a stack.
+pub struct Knob {
+    pub name: &'static str,
+    pub meaning: &'static str,
+    bounds: (f64, f64),
+    /// The device kinds or stacks that have it.
+    of: &'static [&'static str],
+    field: for<'a> fn(&'a mut Reach, &'a mut Stack) -> &'a mut f64,
+}
+
+const AMPERE: &[&str] = &["a100-40gb", "a100-80gb", "a800"];
+const HOPPER: &[&str] = &["h100", "h100-500w", "h800", "h200"];
+const ANY: &[&str] = &[];
+const EAGER: &[&str] = &["fsdp", "internevo", "megatron-deepspeed", "megatron-2021"];
+
+macro_rules! knobs {
+    ($($name:literal, $meaning:literal, $low:literal .. $high:literal, $of:expr, $field:expr;)*) => {
+        pub const KNOBS: &[Knob] = &[$(Knob {
+            name: $name,
+            meaning: $meaning,
+            bounds: ($low, $high),
+            of: $of,
+            field: $field,
+        }),*];
+    };
+}
+
+// each knob is one number that every row of its devices or stacks shares
+knobs! {
+    "gemm a100", "of the 16-bit peak that large matrix products reach on A100", 0.5..1.0, AMPERE, |reach, _| &mut reach.gemm;
+    "gemm h100", "the same on Hopper", 0.4..1.0, HOPPER, |reach, _| &mut reach.gemm;
+    "gemm fp8 h100", "of the 8-bit peak that they reach on Hopper, casts included", 0.3..1.0, HOPPER, |reach, _| &mut reach.gemm_fp8;
+    "ramp", "elements of the summed dimension that filling and draining a tile takes", 0.0..800.0, ANY, |reach, _| &mut reach.ramp_k;
+    "memory", "of the memory bandwidth that streaming kernels reach", 0.4..1.0, ANY, |reach, _| &mut reach.memory;
+    "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100", 0.2..0.9, AMPERE, |reach, _| &mut reach.flash1;
+    "flash2 a100", "the same of FlashAttention 2", 0.2..0.9, AMPERE, |reach, _| &mut reach.flash2;
+    "flash2 h100", "the same of FlashAttention 2 on Hopper", 0.1..0.7, HOPPER, |reach, _| &mut reach.flash2;
+    "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, HOPPER, |reach, _| &mut reach.cudnn;
+    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.4..1.0, ANY, |reach, _| &mut reach.attention_backward;
+    "scores", "times the traffic of passes over scores in memory", 0.5..4.0, ANY, |reach, _| &mut reach.scores;
+    "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, ANY, |reach, _| &mut reach.misaligned;
+    "gap", "microseconds between two kernels of an eager stack", 0.0..40.0, EAGER, |_, stack| &mut stack.gap_us;
+    "data exposed", "of gradients' and parameters' transfers that eager FSDP and InternEvo leave exposed", 0.0..1.0, &["fsdp", "fsdp-compiled", "internevo"], |_, stack| &mut stack.data_exposed;
+    "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
+    "tensor exposed nemo", "of tensor-parallel collectives that stay exposed where they are overlapped", 0.0..1.0, &["nemo"], |_, stack| &mut stack.tensor_exposed;
+    "data exposed nemo", "of gradients' and parameters' transfers that NeMo leaves exposed", 0.0..1.0, &["nemo"], |_, stack| &mut stack.data_exposed;
+    "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
+    "optimizer passes", "times the traffic of one fused pass that an eager optimizer takes", 1.0..20.0, &["fsdp"], |_, stack| &mut stack.optimizer_passes;
+    "step", "milliseconds of a step of eager FSDP that do not depend on the model", 0.0..100.0, &["fsdp"], |_, stack| &mut stack.step_ms;
+}
+
+/// A value for each knob.
+pub type Values = Vec<f64>;
+
+impl Knob {
+    /// Whether a case depends on it.
+    fn is_of(&self, case: &Case) -> bool {
+        self.of.is_empty() || self.of.contains(&case.cluster.device.kind.as_str()) || self.of.contains(&case.stack.name.as_str())
+    }
+}
+
+/// The values that the planner has.
+pub fn values(cases: &[&Case]) -> Values {
+    let of = |knob: &Knob| {
+        let case = cases.iter().find(|case| knob.is_of(case)).expect("a knob is of some case");
+        let (mut reached, mut stack) = (reach(&case.cluster.device), case.stack.clone());
+        *(knob.field)(&mut reached, &mut stack)
+    };
+    KNOBS.iter().map(of).collect()
+}
+
+/// The estimate of a case, with knobs set where values are given.
+pub fn estimate(case: &Case, values: Option<&Values>) -> Estimate {
+    let (mut reached, mut stack) = (reach(&case.cluster.device), case.stack.clone());
+    for (knob, value) in KNOBS.iter().zip(values.into_iter().flatten()).filter(|(knob, _)| knob.is_of(case)) {
+        *(knob.field)(&mut reached, &mut stack) = *value;
+    }
+    case.prepared.estimate(&case.cluster, &stack, &reached)
+}
+
+/// Off by, as a logarithm.
+fn residuals(cases: &[&Case], values: &Values) -> Vec<f64> {
+    let off = |case: &&Case| (estimate(case, Some(values)).step_seconds / case.row.step_time_s.unwrap_or(1.0)).ln();
+    cases.iter().map(off).collect()
+}
+
+/// A large error counts less than its square.
+const SOFT: f64 = 0.05;
+
+fn loss(residuals: &[f64]) -> f64 {
+    residuals.iter().map(|off| (1.0 + (off / SOFT).powi(2)).sqrt() - 1.0).sum()
+}
+
+/// Values under which the cases are met best. Knobs that no case depends on stay where they are.
+pub fn fit(cases: &[&Case], start: &Values) -> Values {
+    let free: Vec<usize> = (0..KNOBS.len()).filter(|n| cases.iter().any(|case| KNOBS[*n].is_of(case))).collect();
+    let clamped = |n: usize, value: f64| value.clamp(KNOBS[n].bounds.0, KNOBS[n].bounds.1);
+    let span = |n: usize| KNOBS[n].bounds.1 - KNOBS[n].bounds.0;
+    let mut at: Values = start.clone();
+    let mut damping = 1e-3;
+    let mut off = residuals(cases, &at);
+    for _ in 0..80 {
+        let columns: Vec<Vec<f64>> = free
+            .iter()
+            .map(|&n| {
+                let step = 1e-3 * span(n) * if at[n] + 1e-3 * span(n) > KNOBS[n].bounds.1 { -1.0 } else { 1.0 };
+                let mut moved = at.clone();
+                moved[n] += step;
+                residuals(cases, &moved).iter().zip(&off).map(|(a, b)| (a - b) / step * span(n)).collect()
+            })
+            .collect();
+        let weight: Vec<f64> = off.iter().map(|off| 1.0 / (1.0 + (off / SOFT).powi(2)).sqrt()).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).zip(&weight).map(|((a, b), w)| a * b * w).sum::<f64>();
+        let mut better = false;
+        for _ in 0..8 {
+            let mut system: Vec<Vec<f64>> = (0..free.len())
+                .map(|i| {
+                    let mut row: Vec<f64> = (0..free.len()).map(|j| dot(&columns[i], &columns[j])).collect();
+                    row[i] += damping * (row[i] + 1e-3);
+                    row.push(-dot(&columns[i], &off));
+                    row
+                })
+                .collect();
+            let moves = solve(&mut system);
+            let mut moved = at.clone();
+            free.iter().zip(&moves).for_each(|(&n, step)| moved[n] = clamped(n, at[n] + step * span(n)));
+            let now = residuals(cases, &moved);
+            if loss(&now) < loss(&off) * (1.0 - 1e-7) {
+                (at, off, better) = (moved, now, true);
+                damping = (damping * 0.3).max(1e-9);
+                break;
+            }
+            damping *= 4.0;
+        }
+        if !better {
+            break;
+        }
+    }
+    at
+}
+
+/// Gaussian elimination with row exchange; each row ends with its right side.
+fn solve(rows: &mut [Vec<f64>]) -> Vec<f64> {
+    let n = rows.len();
+    for column in 0..n {
+        let pivot = (column..n).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs())).unwrap_or(column);
+        rows.swap(column, pivot);
+        let (head, tail) = rows.split_at_mut(column + 1);
+        let top = &head[column];
+        for row in tail {
+            let times = if top[column] == 0.0 { 0.0 } else { row[column] / top[column] };
+            (column..=n).for_each(|at| row[at] -= times * top[at]);
+        }
+    }
+    let mut out = vec![0.0; n];
+    for row in (0..n).rev() {
+        let known: f64 = (row + 1..n).map(|at| rows[row][at] * out[at]).sum();
+        out[row] = if rows[row][row] == 0.0 { 0.0 } else { (rows[row][n] - known) / rows[row][row] };
+    }
+    out
+}
