@@ -19,7 +19,6 @@ pub struct Knob {
 const AMPERE: &[&str] = &["a100-40gb", "a100-80gb", "a800"];
 const HOPPER: &[&str] = &["h100", "h100-500w", "h800", "h200"];
 const ANY: &[&str] = &[];
-const EAGER: &[&str] = &["fsdp", "internevo", "megatron-deepspeed", "megatron-2021"];
 
 macro_rules! knobs {
     ($($name:literal, $meaning:literal, $low:literal .. $high:literal, $of:expr, $field:expr;)*) => {
@@ -38,20 +37,17 @@ knobs! {
     "gemm a100", "of the 16-bit peak that large matrix products reach on A100", 0.5..1.0, AMPERE, |reach, _| &mut reach.gemm;
     "gemm h100", "the same on Hopper", 0.4..1.0, HOPPER, |reach, _| &mut reach.gemm;
     "gemm fp8 h100", "of the 8-bit peak that they reach on Hopper, casts included", 0.3..1.0, HOPPER, |reach, _| &mut reach.gemm_fp8;
-    "ramp", "elements of the summed dimension that filling and draining a tile takes", 0.0..800.0, ANY, |reach, _| &mut reach.ramp_k;
     "memory", "of the memory bandwidth that streaming kernels reach", 0.4..1.0, ANY, |reach, _| &mut reach.memory;
     "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100", 0.2..0.9, AMPERE, |reach, _| &mut reach.flash1;
-    "flash2 a100", "the same of FlashAttention 2", 0.2..0.9, AMPERE, |reach, _| &mut reach.flash2;
-    "flash2 h100", "the same of FlashAttention 2 on Hopper", 0.1..0.7, HOPPER, |reach, _| &mut reach.flash2;
+    "flash1 h100", "the same on Hopper", 0.1..0.7, HOPPER, |reach, _| &mut reach.flash1;
     "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, HOPPER, |reach, _| &mut reach.cudnn;
-    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.4..1.0, ANY, |reach, _| &mut reach.attention_backward;
+    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.7..1.0, ANY, |reach, _| &mut reach.attention_backward;
     "scores", "times the traffic of passes over scores in memory", 0.5..4.0, ANY, |reach, _| &mut reach.scores;
     "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, ANY, |reach, _| &mut reach.misaligned;
-    "gap", "microseconds between two kernels of an eager stack", 0.0..40.0, EAGER, |_, stack| &mut stack.gap_us;
-    "data exposed", "of gradients' and parameters' transfers that eager FSDP and InternEvo leave exposed", 0.0..1.0, &["fsdp", "fsdp-compiled", "internevo"], |_, stack| &mut stack.data_exposed;
+    "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
     "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
-    "tensor exposed nemo", "of tensor-parallel collectives that stay exposed where they are overlapped", 0.0..1.0, &["nemo"], |_, stack| &mut stack.tensor_exposed;
-    "data exposed nemo", "of gradients' and parameters' transfers that NeMo leaves exposed", 0.0..1.0, &["nemo"], |_, stack| &mut stack.data_exposed;
+    "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
+    "data exposed internevo", "the same of InternEvo's", 0.0..1.0, &["internevo"], |_, stack| &mut stack.data_exposed;
     "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
     "optimizer passes", "times the traffic of one fused pass that an eager optimizer takes", 1.0..20.0, &["fsdp"], |_, stack| &mut stack.optimizer_passes;
     "step", "milliseconds of a step of eager FSDP that do not depend on the model", 0.0..100.0, &["fsdp"], |_, stack| &mut stack.step_ms;

@@ -44,7 +44,11 @@ fn main() {
     }
     let mut groups = std::collections::BTreeMap::<String, Vec<(f64, &str)>>::new();
     for case in &all {
-        let off = fit::estimate(case, Some(&fitted)).step_seconds / case.row.step_time_s.unwrap_or(1.0) - 1.0;
+        let estimate = fit::estimate(case, Some(&fitted));
+        let off = estimate.step_seconds / case.row.step_time_s.unwrap_or(1.0) - 1.0;
+        if std::env::var_os("ROWS").is_some() {
+            println!("ROW {} {} {} {} mbs {} off {:+.1} full {:.2} measured {:?} live {:.1} reserved {:.1}", case.row.id, case.row.model.replace(' ', "_"), case.cluster.device.kind, case.row.n_gpus.unwrap_or(0), case.row.mbs.unwrap_or(0), off * 100.0, estimate.memory_reserved_bytes / case.cluster.device.memory_bytes as f64, case.row.mem_gb_per_gpu, estimate.memory_bytes / 1.0737e9, estimate.memory_reserved_bytes / 1.0737e9);
+        }
         let row = &case.row;
         let key = format!("{:.14} {} {} {}", row.source, case.cluster.device.kind, row.precision_class.as_deref().unwrap_or(""), row.recompute_class.as_deref().unwrap_or(""));
         for key in [key, "all".into()] {

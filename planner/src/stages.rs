@@ -58,6 +58,18 @@ impl StageCut {
     /// The cut whose slowest stage is fastest, given the seconds of one iteration of each loop, of what comes before
     /// the first loop and of what comes after the last. Ties go to the cut with the later stages fuller.
     pub fn balanced(graph: &Graph, stages: u64, iteration: &[f64], before: f64, after: f64) -> Result<Self, CutError> {
+        Self::balanced_with(graph, stages, iteration, before, after, false)
+    }
+
+    /// The same, where the first and the last stage may also hold only what comes before and after the blocks.
+    pub fn balanced_with(
+        graph: &Graph,
+        stages: u64,
+        iteration: &[f64],
+        before: f64,
+        after: f64,
+        bare_ends: bool,
+    ) -> Result<Self, CutError> {
         let units = match path(graph) {
             Ok(units) => units,
             Err(_) if stages == 1 => Vec::new(),
@@ -65,7 +77,7 @@ impl StageCut {
         };
         let n = units.len();
         let blocks = n as u64;
-        if stages > 1 && blocks < stages {
+        if stages > 1 && blocks + if bare_ends { 2 } else { 0 } < stages {
             return Err(CutError::TooFew { stages, blocks });
         }
         let mut sums = vec![0.0];
@@ -80,9 +92,10 @@ impl StageCut {
         let mut cut = vec![vec![0usize; n + 1]; p + 1];
         best[0][0] = 0.0;
         for s in 1..=p {
-            for i in s.min(n)..=n {
-                for j in (s - 1).min(i)..=i {
-                    if (j < i || n == 0) && best[s - 1][j] < f64::INFINITY {
+            for i in (if bare_ends { s - 1 } else { s }).min(n)..=n {
+                for j in (if bare_ends { s.saturating_sub(2) } else { s - 1 }).min(i)..=i {
+                    let bare = bare_ends && p > 2 && (s == 1 || s == p);
+                    if (j < i || n == 0 || bare) && best[s - 1][j] < f64::INFINITY {
                         let slowest = best[s - 1][j].max(weight(j, i));
                         if slowest < best[s][i] - 1e-12 {
                             best[s][i] = slowest;

@@ -50,19 +50,19 @@ pub fn reach(device: &Device) -> Reach {
         };
     }
     let ampere = Reach {
-        gemm: 0.78,
-        gemm_fp8: 0.57,
-        ramp_k: 290.0,
-        memory: 0.71,
-        flash1: 0.59,
-        flash2: 0.6,
+        gemm: 0.735,
+        gemm_fp8: 0.519,
+        ramp_k: 32.0,
+        memory: 0.583,
+        flash1: 0.395,
+        flash2: 0.62,
         cudnn: 0.6,
-        attention_backward: 0.6,
-        scores: 2.0,
-        misaligned: 0.3,
+        attention_backward: 0.7,
+        scores: 3.94,
+        misaligned: 0.065,
     };
     if hopper || blackwell {
-        return Reach { gemm: 0.67, flash1: 0.2, flash2: 0.25, cudnn: 0.6, ..ampere };
+        return Reach { gemm: 0.625, flash1: 0.217, flash2: 0.36, cudnn: 0.677, ..ampere };
     }
     ampere
 }

@@ -24,7 +24,7 @@ pub struct Pricing<'a> {
 }
 
 impl Pricing<'_> {
-    /// `gap + max(work, traffic)`: a roofline, its work in whole waves of whole tiles.
+    /// `max(work, traffic, issue)`: a roofline, its work in whole waves of whole tiles, and no sooner than the host issues the next.
     pub fn seconds(&self, kernel: &Kernel) -> f64 {
         let device = &self.cluster.device;
         let share = self.cluster.cores_per_rank().min(1.0);
@@ -40,7 +40,7 @@ impl Pricing<'_> {
             }
             Work::Gemm { m, n, k, batch, weight } => self.gemm([m, n, k, batch], weight) / share,
         };
-        self.stack.gap_us * 1e-6 + device.launch().0 * 0.0 + work.max(traffic)
+        work.max(traffic).max(self.stack.issue_us * 1e-6).max(device.launch().0)
     }
 
     /// `waves · tile · (k + ramp) / (peak / units · reach)`, of the best tile.

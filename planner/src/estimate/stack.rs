@@ -83,10 +83,12 @@ pub struct Stack {
     pub context_exposed: f64,
     /// The part of gradients' and parameters' transfers that stays exposed although there is work to hide them under.
     pub data_exposed: f64,
+    /// What each rank of the group adds to each of these transfers beside the links' latency: waiting for the last to come.
+    pub ring_us: f64,
     /// Whether they may be hidden at all; else they come after the backward pass.
     pub data_overlaps: bool,
-    /// Time of the host between two kernels that the device cannot hide.
-    pub gap_us: f64,
+    /// Time of the host to issue a kernel, which is the least that one takes.
+    pub issue_us: f64,
     /// Time of a step that does not depend on the model: logging, scalars brought to the host.
     pub step_ms: f64,
     /// How often the optimizer reads and writes what one fused pass would.

@@ -194,7 +194,7 @@ impl Prepared {
         let iteration: Vec<f64> = (0..graph.loops.len()).map(|id| rough(Place::Loop(Id::new(id)))).collect();
         let even = stack.name != "partita" && graph.loops.iter().all(|repeated| repeated.count.is_multiple_of(stages));
         let (before, after) = if even { (0.0, 0.0) } else { (rough(Place::Before), rough(Place::After)) };
-        let cut = StageCut::balanced(graph, stages, &iteration, before, after)?;
+        let cut = StageCut::balanced_with(graph, stages, &iteration, before, after, stack.name != "partita")?;
         let chunks = (0..stages)
             .map(|stage| {
                 let held = cut.of_iteration.iter().enumerate();
@@ -382,7 +382,7 @@ impl Prepared {
         let each = |spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64| {
             let received = bytes / buckets.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
             let once = spreads.iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max);
-            once * buckets
+            (once + ranks * stack.ring_us * 1e-6) * buckets
         };
         let gradients = elements * recipe.gradient_sent;
         let parameters = elements * recipe.parameter.min(2.0f64.max(f64::from(u8::from(recipe.parameter > 2.0)) * recipe.parameter));
