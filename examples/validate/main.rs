@@ -32,6 +32,8 @@ fn main() {
             }
         }
         println!("{:?}", case.prepared.weights);
+        println!("{:?}", fit::estimate(case, None));
+        println!("{:?}", case.prepared.cut);
         return;
     }
     let all: Vec<&rows::Case> = cases.iter().collect();
@@ -42,6 +44,8 @@ fn main() {
     for ((knob, before), value) in fit::KNOBS.iter().zip(&start).zip(&fitted) {
         println!("{:22} {before:8.4} {value:8.4}", knob.name);
     }
+    let over = all.iter().filter(|case| fit::estimate(case, None).memory_reserved_bytes > case.cluster.device.memory_bytes as f64);
+    println!("over {:?}", over.map(|case| case.row.id.as_str()).collect::<Vec<_>>());
     let mut groups = std::collections::BTreeMap::<String, Vec<(f64, &str)>>::new();
     for case in &all {
         let estimate = fit::estimate(case, Some(&fitted));

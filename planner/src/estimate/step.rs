@@ -192,8 +192,14 @@ impl Prepared {
             .sum()
         };
         let iteration: Vec<f64> = (0..graph.loops.len()).map(|id| rough(Place::Loop(Id::new(id)))).collect();
-        let even = stack.name != "partita" && graph.loops.iter().all(|repeated| repeated.count.is_multiple_of(stages));
-        let (before, after) = if even { (0.0, 0.0) } else { (rough(Place::Before), rough(Place::After)) };
+        // foreign stacks cut by layers, and count what comes before and after as one each where that does not divide
+        let even = graph.loops.iter().all(|repeated| repeated.count.is_multiple_of(stages));
+        let layer = iteration.iter().copied().fold(0.0, f64::max);
+        let (before, after) = match (stack.name == "partita", even) {
+            (true, _) => (rough(Place::Before), rough(Place::After)),
+            (false, true) => (0.0, 0.0),
+            (false, false) => (layer, layer),
+        };
         let cut = StageCut::balanced_with(graph, stages, &iteration, before, after, stack.name != "partita")?;
         let chunks = (0..stages)
             .map(|stage| {
