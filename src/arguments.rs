@@ -72,6 +72,15 @@ pub struct ModelArguments {
     pub set: Vec<(String, String)>,
 }
 
+fn stack(name: &str) -> Result<String, String> {
+    let mut names = partita_planner::estimate::stack::Stack::names();
+    if names.any(|known| known == name) {
+        return Ok(name.to_owned());
+    }
+    let all: Vec<&str> = partita_planner::estimate::stack::Stack::names().collect();
+    Err(format!("no stack has this name; there are {}", all.join(", ")))
+}
+
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
@@ -117,6 +126,10 @@ pub struct PlanningArguments {
 pub struct PlanArguments {
     #[command(flatten)]
     pub planning: PlanningArguments,
+    /// Estimate for this software stack instead of this compiler's own programs: layouts inside the pins are the stack's, and
+    /// nothing is compiled. Clusters of GPUs are always estimated.
+    #[arg(long, value_name = "NAME", default_value = "partita", value_parser = stack)]
+    pub stack: String,
     /// Write the plan to a file, the bytes of `--format json`.
     #[arg(short, long, value_name = "PLAN.json")]
     pub output: Option<PathBuf>,

@@ -141,10 +141,6 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         shape: line.shape.clone(),
         bytes: line.received.iter().sum(),
     });
-    let stages = (0..plan.cut.stages).map(|stage| {
-        let held = graph.loops.iter().zip(&plan.cut.of_iteration);
-        held.map(|(repeated, of)| (repeated.name.clone(), of.iter().filter(|at| **at == stage).count() as u64)).collect()
-    });
     let operators = partita_planner::layouts::primitives(graph).into_iter().map(|(op, phase, _)| {
         let value = graph.op(op).result();
         layout_line(plan, value, format!("{} {} {}", phase.word(), graph.op(op).class.word(), graph.value(value).name))
@@ -167,7 +163,7 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         schedule: plan.schedule.word().into(),
         micro_batches: program.micro_batches,
         mesh: program.mesh.axes.iter().map(|axis| (axis.name.clone(), axis.size)).collect(),
-        stages: stages.collect(),
+        stages: plan.cut.chunks(graph),
         uneven: uneven(plan),
         step_seconds: plan.predicted.step_seconds,
         tokens_per_second: plan.predicted.tokens as f64 / plan.predicted.step_seconds,

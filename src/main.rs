@@ -12,6 +12,7 @@ mod arguments;
 mod check;
 mod compile;
 mod described;
+mod estimated;
 mod failure;
 mod inspect;
 mod plan;

@@ -6,6 +6,8 @@ use partita_frontend::Diagnostic;
 use partita_ir::graph::Span;
 use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
+use partita_planner::estimate::choose::choose;
+use partita_planner::estimate::stack::Stack;
 use partita_planner::pins::{PinError, Pins};
 use partita_planner::plan::Plan;
 use partita_planner::search::{self, Considered, SearchError};
@@ -15,6 +17,7 @@ use partita_planner::units::Bytes;
 use crate::arguments::{Format, PlanArguments, PlanningArguments, Shown};
 use crate::check::model;
 use crate::described::{describe, json};
+use crate::estimated::Estimated;
 use crate::failure::{Failure, note, print, read, write};
 use crate::text;
 
@@ -118,6 +121,23 @@ fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
     }
 }
 
+/// Plans by estimates alone.
+fn estimated(arguments: &PlanArguments, cluster: &Cluster, shown: &Shown) -> Result<(), Failure> {
+    let model = model(&arguments.planning.model)?;
+    let pins = pins(&arguments.planning)?;
+    let stack = Stack::named(&arguments.stack).expect("the command line takes known stacks only");
+    let given = search::Model { name: &model.name, graph: &model.graph, train: model.train, settings: &model.settings };
+    let picked = choose(&given, cluster, &stack, &pins).map_err(|error| no_plan(error, cluster))?;
+    let plan = Estimated::new(&given, cluster, &stack, &picked);
+    if let Some(path) = &arguments.output {
+        write(path, plan.json().as_bytes())?;
+    }
+    match arguments.planning.format {
+        Format::Json => print(&plan.json()),
+        Format::Text => print(&plan.text(shown)),
+    }
+}
+
 /// Writes the layout problem of a plan. Stages share one mesh and its layouts, so there is one problem however many there are.
 fn emit_layout_problem(path: &Path, planned: &Planned, unroll: bool, shown: &Shown) -> Result<(), Failure> {
     let task = search::task(&planned.plan, &planned.cluster, &planned.pins);
@@ -132,6 +152,11 @@ fn emit_layout_problem(path: &Path, planned: &Planned, unroll: bool, shown: &Sho
 }
 
 pub fn plan(arguments: &PlanArguments, shown: &Shown) -> Result<(), Failure> {
+    let cluster = cluster(&arguments.planning)?;
+    let compiled = arguments.stack == "partita" && cluster.device.kind == "cpu-core" || arguments.emit_layout_problem.is_some();
+    if !compiled {
+        return estimated(arguments, &cluster, shown);
+    }
     let planned = planned(&arguments.planning, shown)?;
     let described = describe(&planned.plan, &planned.program, &planned.others);
     if let Some(path) = &arguments.output {

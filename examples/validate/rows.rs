@@ -178,7 +178,6 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
         zero_group,
         schedule: if vpp > 1 { ScheduleKind::Interleaved } else { ScheduleKind::OneFOneB },
         precision: DType::from_word(match row.precision_class.as_deref() { Some("fp16") => "fp16", Some("fp8") => "fp8", Some("fp32") => "f32", _ => "bf16" }).unwrap_or(DType::Bf16),
-        tokens: row.gbs.unwrap_or(1) * row.seq_len.unwrap_or(1),
     };
     let carried = BTreeMap::new();
     let prepared = Prepared::new(&graph, &mesh, &stack, Chosen { signatures: &signatures, carried: &carried }, setup).map_err(|error| error.to_string())?;

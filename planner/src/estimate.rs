@@ -4,8 +4,10 @@
 //! - [`groups`], [`sections`]: kernels, what moves, and what is saved for the backward pass, a micro-batch at a time;
 //! - [`kernel_time`], [`constants`]: the time of a kernel and what devices reach;
 //! - [`stack`]: what the engine that executes the plan fuses, overlaps and stores;
-//! - [`step`]: everything put together.
+//! - [`step`]: everything put together;
+//! - [`choose`]: the fastest candidate that the pins leave.
 
+pub mod choose;
 pub mod constants;
 pub mod dealing;
 pub mod groups;

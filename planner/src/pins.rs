@@ -355,6 +355,30 @@ impl Pins {
         self.unsupported_in(self.pp.unwrap_or(1))
     }
 
+    /// Refuses what not even an estimate honours: experts, of models that have none, and schedules whose two pieces a rank
+    /// fold back with another number of pieces.
+    pub fn unsupported_when_estimated(&self) -> Result<(), PinError> {
+        for (name, degree) in [("ep", self.ep), ("etp", self.etp)] {
+            if let Some(degree) = degree.filter(|degree| *degree != 1) {
+                let instead = format!("the model has no experts: use `{name}=1`, or leave it open");
+                return Err(PinError::Unsupported { name, value: degree.to_string(), instead });
+            }
+        }
+        let folded = matches!(self.schedule, Some(ScheduleKind::ZbV | ScheduleKind::DualPipeV));
+        let plain = matches!(self.schedule, Some(ScheduleKind::OneFOneB | ScheduleKind::GPipe | ScheduleKind::ZbH1 | ScheduleKind::ZbH2));
+        match self.vpp {
+            Some(vpp) if folded && vpp != 2 => {
+                let instead = "its two pieces a rank fold back: use `vpp=2`, or leave `vpp` open".to_owned();
+                Err(PinError::Unsupported { name: "vpp", value: vpp.to_string(), instead })
+            }
+            Some(vpp) if plain && vpp != 1 => {
+                let instead = "this schedule has one piece a rank: use `vpp=1` or `schedule=interleaved`".to_owned();
+                Err(PinError::Unsupported { name: "vpp", value: vpp.to_string(), instead })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// [`Pins::unsupported`] in a pipeline of `stages` stages.
     pub fn unsupported_in(&self, stages: u64) -> Result<(), PinError> {
         for (name, degree) in [("ep", self.ep), ("etp", self.etp), ("vpp", self.vpp), ("zero-group", self.zero_group)] {

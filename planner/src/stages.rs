@@ -125,6 +125,15 @@ impl StageCut {
         Self { stages, of_iteration }
     }
 
+    /// For each stage how many iterations of each loop it has.
+    pub fn chunks(&self, graph: &Graph) -> Vec<BTreeMap<String, u64>> {
+        let held = |stage: u64| {
+            let loops = graph.loops.iter().zip(&self.of_iteration);
+            loops.map(|(repeated, of)| (repeated.name.clone(), of.iter().filter(|at| **at == stage).count() as u64)).collect()
+        };
+        (0..self.stages).map(held).collect()
+    }
+
     /// The stage of an iteration of a loop.
     pub fn of(&self, within: LoopId, iteration: u64) -> u64 {
         self.of_iteration[within.index()][usize::try_from(iteration).expect("iterations fit")]

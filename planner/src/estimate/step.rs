@@ -36,8 +36,6 @@ pub struct Setup {
     pub schedule: ScheduleKind,
     /// What products compute in.
     pub precision: DType,
-    /// Tokens of a step.
-    pub tokens: u64,
 }
 
 /// Weights of a place, on the busiest tensor rank.
@@ -139,6 +137,8 @@ pub struct Estimate {
     pub memory: MemoryBreakdown,
     /// The pipeline rank that is fullest.
     pub fullest_stage: u64,
+    /// When it is.
+    pub peak_moment: String,
 }
 
 /// Times of one chunk and micro-batch.
@@ -222,6 +222,11 @@ impl Prepared {
             return 0.0;
         }
         self.spreads(cluster, axes).iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max)
+    }
+
+    /// Micro-batches of a step.
+    pub fn micro_batches(&self) -> u64 {
+        self.mesh.micro_batches
     }
 
     /// Forgets how groups lie: for another cluster of the same shape.
@@ -316,6 +321,7 @@ impl Prepared {
             memory_reserved_bytes: live * (1.0 + stack.fragmentation) + stack.context_mib * 1_048_576.0,
             memory: parts,
             fullest_stage: fullest as u64,
+            peak_moment: self.peak_moment(fullest),
         }
     }
 
@@ -465,6 +471,13 @@ impl Prepared {
             (rank, held)
         };
         (0..pp).map(of_rank).max_by(|a, b| a.1.total().total_cmp(&b.1.total())).unwrap_or_default()
+    }
+
+    /// When a rank holds most: as the first backward pass begins, with all that is then in flight.
+    fn peak_moment(&self, rank: usize) -> String {
+        let chunks: Vec<usize> = (0..self.chunks.len()).filter(|chunk| self.rank_of(*chunk) == rank).collect();
+        let flight: f64 = chunks.iter().map(|chunk| self.in_flight(rank, *chunk)).fold(0.0, f64::max);
+        format!("backward pass of the first micro-batch, {flight} in flight")
     }
 
     /// Bytes that one micro-batch leaves on a chunk for its backward pass.
