@@ -1,7 +1,7 @@
 # Each target works on a fresh machine; `setup` installs what is missing and is quick where nothing is.
 CARGO ?= cargo
 
-.PHONY: help build test demo compare bench layouts agreement fmt lint setup clean
+.PHONY: help build test demo compare bench layouts agreement validate fmt lint setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ bench: build ## step times of gpt under several layouts
 
 layouts: build ## the public layout problems within their limits (11 minutes), into docs/measured.md
 	@python3 scripts/layout_bench.py
+
+validate: setup ## step time and memory beside published runs, into docs/validation
+	$(CARGO) run --release --locked --example validate
 
 agreement: build ## 20 steps of gpt and llama under some 60 plans, losses beside those of one rank
 	@bash scripts/agreement.sh

@@ -1,70 +1,104 @@
-//! Predictions beside published runs: `make validate`.
+//! Predictions beside published runs: `make validate` writes `docs/validation/`.
+//!
+//! Arguments: none for the whole report; `--refit` prints constants as a fit on all usable rows gives them; the name of a row
+//! prints what it is predicted from.
 
 mod fit;
+mod plot;
+mod report;
 mod rows;
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::ExitCode;
 
-use partita_planner::estimate::constants::reach;
+use report::{Met, Report};
+use rows::{Case, Row};
 
-fn main() {
+fn main() -> ExitCode {
     let data = std::env::var_os("PARTITA_DATA").map_or_else(|| Path::new("../shared/data").to_path_buf(), Into::into);
-    let rows = rows::read(&data.join("measured_runs.jsonl")).unwrap_or_else(|error| panic!("{error}"));
-    let usable: Vec<_> = rows.iter().filter(|row| row.is_usable()).collect();
-    let started = std::time::Instant::now();
-    let mut cases = Vec::new();
-    for row in &usable {
-        match rows::case(row, Path::new("models")) {
-            Ok(case) => cases.push(case),
-            Err(error) => println!("{}: {error}", row.id),
+    let path = data.join("measured_runs.jsonl");
+    if !path.exists() {
+        println!("skipped: there is no {} (PARTITA_DATA names another folder)", path.display());
+        return ExitCode::SUCCESS;
+    }
+    match validate(&path, std::env::args().nth(1).as_deref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
-    eprintln!("{} cases in {:.1} s", cases.len(), started.elapsed().as_secs_f64());
-    if let Some(id) = std::env::args().nth(1) {
-        let case = cases.iter().find(|case| case.row.id == id).expect("a row");
-        for section in &case.prepared.sections {
-            println!("{:?} {:?} saved {:.1} MB alive {:.1} MB", section.phase, section.place, section.saved / 1e6, section.alive / 1e6);
-            for kernel in &section.kernels {
-                println!("   {:?} {:.1} MB weights {} scores {}", kernel.work, kernel.bytes / 1e6, kernel.for_weights, kernel.scores);
+}
+
+fn validate(path: &Path, argument: Option<&str>) -> Result<(), String> {
+    let rows = rows::read(path)?;
+    let mut refused = Vec::new();
+    let mut cases = |wanted: &dyn Fn(&Row) -> bool| -> Vec<Case> {
+        let made = rows.iter().filter(|row| wanted(row)).filter_map(|row| match rows::case(row, Path::new("models")) {
+            Ok(case) => Some(case),
+            Err(why) => {
+                refused.push((row.id.clone(), why));
+                None
             }
-            for step in &section.moves {
-                println!("   {step:?}");
-            }
+        });
+        made.collect()
+    };
+    let usable = cases(&Row::is_usable);
+    let apart = cases(&Row::is_apart);
+    let memory = cases(&Row::ran_out);
+    if let Some(id) = argument.filter(|argument| !argument.starts_with("--")) {
+        let all = usable.iter().chain(&apart).chain(&memory);
+        let case = all.into_iter().find(|case| case.row.id == id).ok_or_else(|| format!("no row `{id}` that is predicted"))?;
+        explain(case);
+        return Ok(());
+    }
+    let all: Vec<&Case> = usable.iter().collect();
+    let values = fit::values(&all);
+    let refitted = fit::fit(&all, &values);
+    if argument == Some("--refit") {
+        for ((knob, value), refitted) in fit::KNOBS.iter().zip(&values).zip(&refitted) {
+            println!("{:24} {value:9.4} {refitted:9.4}", knob.name);
         }
-        println!("{:?}", case.prepared.weights);
-        println!("{:?}", fit::estimate(case, None));
-        println!("{:?}", case.prepared.cut);
-        return;
+        return Ok(());
     }
-    let all: Vec<&rows::Case> = cases.iter().collect();
-    let started = std::time::Instant::now();
-    let start = fit::values(&all);
-    let fitted = fit::fit(&all, &start);
-    eprintln!("fit in {:.1} s", started.elapsed().as_secs_f64());
-    for ((knob, before), value) in fit::KNOBS.iter().zip(&start).zip(&fitted) {
-        println!("{:22} {before:8.4} {value:8.4}", knob.name);
-    }
-    let over = all.iter().filter(|case| fit::estimate(case, None).memory_reserved_bytes > case.cluster.device.memory_bytes as f64);
-    println!("over {:?}", over.map(|case| case.row.id.as_str()).collect::<Vec<_>>());
-    let mut groups = std::collections::BTreeMap::<String, Vec<(f64, &str)>>::new();
-    for case in &all {
-        let estimate = fit::estimate(case, Some(&fitted));
-        let off = estimate.step_seconds / case.row.step_time_s.unwrap_or(1.0) - 1.0;
-        if std::env::var_os("ROWS").is_some() {
-            println!("ROW {} {} {} {} mbs {} off {:+.1} full {:.2} measured {:?} live {:.1} reserved {:.1}", case.row.id, case.row.model.replace(' ', "_"), case.cluster.device.kind, case.row.n_gpus.unwrap_or(0), case.row.mbs.unwrap_or(0), off * 100.0, estimate.memory_reserved_bytes / case.cluster.device.memory_bytes as f64, case.row.mem_gb_per_gpu, estimate.memory_bytes / 1.0737e9, estimate.memory_reserved_bytes / 1.0737e9);
+    let sources: BTreeSet<&str> = usable.iter().map(|case| case.row.source.as_str()).collect();
+    let left_out = sources.into_iter().map(|source| {
+        let (of, others): (Vec<&Case>, Vec<&Case>) = all.iter().partition(|case| case.row.source == source);
+        let fitted = fit::fit(&others, &values);
+        let known = of.iter().any(|case| others.iter().any(|other| other.row.stack == case.row.stack));
+        let offs = of.iter().map(|case| fit::estimate(case, Some(&fitted)).step_seconds / case.row.step_time_s.unwrap_or(f64::NAN) - 1.0);
+        (source.to_owned(), report::errors(offs), known)
+    });
+    let left_out = left_out.collect();
+    let met = |cases: &'static [Case]| cases.iter().map(|case| Met { case, estimate: fit::estimate(case, None) }).collect::<Vec<_>>();
+    // the cases live as long as the program
+    let (usable, apart, memory): (&'static [Case], &'static [Case], &'static [Case]) = (usable.leak(), apart.leak(), memory.leak());
+    let report = Report { usable: met(usable), apart: met(apart), memory: met(memory), refused, values, refitted, left_out };
+    let folder = Path::new("docs/validation");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).map_err(|error| format!("{}: {error}", folder.join(name).display()))
+    };
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let text = report.text();
+    write("README.md", &text)?;
+    write("scatter.svg", &plot::scatter(&report.usable))?;
+    let bars = text.split("## Bars").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    println!("{}\nwritten to {}", bars.trim(), folder.display());
+    Ok(())
+}
+
+/// What a prediction is made of.
+fn explain(case: &Case) {
+    for section in &case.prepared.sections {
+        println!("{:?} {:?}: saves {:.1} MB, {:.1} MB more alive", section.phase, section.place, section.saved / 1e6, section.alive / 1e6);
+        for kernel in &section.kernels {
+            println!("   {:?} {:.1} MB{}", kernel.work, kernel.bytes / 1e6, if kernel.for_weights { ", of weights" } else { "" });
         }
-        let row = &case.row;
-        let key = format!("{:.14} {} {} {}", row.source, case.cluster.device.kind, row.precision_class.as_deref().unwrap_or(""), row.recompute_class.as_deref().unwrap_or(""));
-        for key in [key, "all".into()] {
-            groups.entry(key).or_default().push((off, &row.id));
+        for step in &section.moves {
+            println!("   {step:?}");
         }
     }
-    for (key, mut offs) in groups {
-        let n = offs.len() as f64;
-        offs.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
-        let mean = offs.iter().map(|off| off.0.abs()).sum::<f64>() / n;
-        let signed = offs.iter().map(|off| off.0).sum::<f64>() / n;
-        let worst: Vec<String> = offs.iter().take(5).map(|(off, id)| format!("{id} {:+.0}", off * 100.0)).collect();
-        println!("{key:50} {n:4} mean {:.1} signed {:+.1} p90 {:.1} {}", mean * 100.0, signed * 100.0, offs[(n * 0.1) as usize].0.abs() * 100.0, worst.join(", "));
-    }
+    println!("{:?}", case.prepared.weights);
+    println!("{:#?}", fit::estimate(case, None));
 }

@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use partita_frontend::{Setting, Source, load};
-use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
-use partita_ir::graph::Graph;
-use partita_ir::step::{Options, training_step};
 use partita_planner::cluster::Cluster;
-use partita_planner::estimate::dealing;
-use partita_planner::estimate::sections::Chosen;
-use partita_planner::estimate::stack::{Attention, Stack};
-use partita_planner::estimate::step::{Prepared, Setup};
-use partita_planner::mesh::{Degrees, MeshPlan};
+use partita_planner::estimate::choose::{Decisions, prepare, step_graph};
+use partita_planner::estimate::stack::Stack;
+use partita_planner::estimate::step::Prepared;
+use partita_planner::mesh::Degrees;
 use partita_planner::pins::ScheduleKind;
+use partita_planner::search::Model;
 use serde::Deserialize;
 
 /// A row of `measured_runs.jsonl`, as far as it is used.
@@ -63,23 +60,52 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether everything that a prediction needs is there.
-    pub fn is_usable(&self) -> bool {
-        let numbers = [self.layers, self.hidden, self.heads, self.ffn, self.vocab, self.seq_len, self.tp, self.pp, self.dp, self.mbs, self.gbs, self.n_gpus];
-        self.verdict == "ok"
-            && matches!(self.task.as_deref(), None | Some("pretrain"))
+    /// Whether everything that a prediction needs is there, but perhaps what is recomputed.
+    fn is_whole(&self) -> bool {
+        let numbers = [
+            self.layers,
+            self.hidden,
+            self.heads,
+            self.ffn,
+            self.vocab,
+            self.seq_len,
+            self.tp,
+            self.pp,
+            self.dp,
+            self.mbs,
+            self.gbs,
+            self.n_gpus,
+        ];
+        matches!(self.task.as_deref(), None | Some("pretrain"))
             && numbers.iter().all(Option::is_some)
             && self.zero_stage.is_some()
             && self.precision_class.is_some()
-            && self.recompute_class.is_some()
-            && self.step_time_s.is_some()
+    }
+
+    /// Whether a row counts for the bars.
+    pub fn is_usable(&self) -> bool {
+        self.is_whole() && self.verdict == "ok" && self.recompute_class.is_some() && self.step_time_s.is_some()
+    }
+
+    /// Whether it is reported beside them.
+    pub fn is_apart(&self) -> bool {
+        let open = self.verdict == "ok" && self.recompute_class.is_none();
+        self.is_whole() && self.n_experts.is_none() && self.step_time_s.is_some() && (open || self.verdict.starts_with("flag"))
+    }
+
+    /// Whether it ran out of memory.
+    pub fn ran_out(&self) -> bool {
+        self.is_whole() && self.verdict == "ok" && self.outcome.as_deref().is_some_and(|outcome| outcome.contains("OOM"))
     }
 }
 
 /// Every row of a file.
 pub fn read(path: &Path) -> Result<Vec<Row>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let rows = text.lines().enumerate().map(|(n, line)| serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", path.display(), n + 1)));
+    let rows = text
+        .lines()
+        .enumerate()
+        .map(|(n, line)| serde_json::from_str(line).map_err(|error| format!("{}:{}: {error}", path.display(), n + 1)));
     rows.collect()
 }
 
@@ -135,14 +161,31 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
     let arch = row.arch.clone().unwrap_or_default();
     let gated = arch.contains("swiglu") || arch.contains("geglu") || arch.contains("llama");
     let mut all = BTreeMap::new();
-    for (name, value) in [("layers", row.layers), ("hidden", row.hidden), ("heads", row.heads), ("ffn", row.ffn), ("vocab", row.vocab), ("seq", row.seq_len), ("batch", row.gbs)] {
+    for (name, value) in [
+        ("layers", row.layers),
+        ("hidden", row.hidden),
+        ("heads", row.heads),
+        ("ffn", row.ffn),
+        ("vocab", row.vocab),
+        ("seq", row.seq_len),
+        ("batch", row.gbs),
+    ] {
         all.insert(name, value.ok_or_else(|| format!("no {name}"))?.to_string());
     }
     if gated {
         all.insert("kv_heads", row.kv_heads.or(row.heads).unwrap_or(1).to_string());
     }
     let precision = row.precision_class.as_deref().unwrap_or("bf16");
-    all.insert("precision", match precision { "fp16" => "fp16", "fp8" => "fp8", "fp32" => "f32", _ => "bf16" }.to_owned());
+    all.insert(
+        "precision",
+        match precision {
+            "fp16" => "fp16",
+            "fp8" => "fp8",
+            "fp32" => "f32",
+            _ => "bf16",
+        }
+        .to_owned(),
+    );
     let settings = all.into_iter().map(|(name, value)| Setting { name: name.into(), value }).collect();
     Ok((if gated { "llama" } else { "gpt" }, settings))
 }
@@ -158,28 +201,29 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
     let (file, settings) = settings(row)?;
     let path = models.join(format!("{file}.partita"));
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let model = load(Source { name: file, text: &text }, &settings).map_err(|told| told.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; "))?;
-    let recompute = row.recompute_class.as_deref().and_then(Recompute::from_word).unwrap_or_default();
-    let mut graph: Graph = model.graph.clone();
-    if stack.attention == Attention::Unfused && recompute == Recompute::None {
-        graph.composites.iter_mut().for_each(|composite| composite.recompute = false);
-    }
+    let model = load(Source { name: file, text: &text }, &settings)
+        .map_err(|told| told.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; "))?;
+    let given = Model { name: file, graph: &model.graph, train: model.train, settings: &model.settings };
     let need = |value: Option<u64>, name: &str| value.ok_or_else(|| format!("no {name}"));
-    let degrees = Degrees { dp: need(row.dp, "dp")?, cp: row.cp.unwrap_or(1), tp: need(row.tp, "tp")?, pp: need(row.pp, "pp")?, mbs: need(row.mbs, "mbs")? };
-    let graph = training_step(&graph, &model.train, Options { recompute, meet_in_update: degrees.pp > 1 }).map_err(|error| error.to_string())?;
-    let mesh = MeshPlan::new(degrees, model.train.batch, &graph, degrees.cp > 1);
-    let signatures = dealing::signatures(&graph, &mesh, row.sequence_parallel == Some(true));
+    let degrees = Degrees {
+        dp: need(row.dp, "dp")?,
+        cp: row.cp.unwrap_or(1),
+        tp: need(row.tp, "tp")?,
+        pp: need(row.pp, "pp")?,
+        mbs: need(row.mbs, "mbs")?,
+    };
     let vpp = if degrees.pp > 1 { row.vpp.unwrap_or(1) } else { 1 };
-    let zero_group = row.zero.as_deref().filter(|zero| zero.contains("8 ranks") || zero.contains("within 8") || zero.contains("zero1=8)")).map(|_| 8);
-    let setup = Setup {
+    let within_eight = |zero: &&str| zero.contains("8 ranks") || zero.contains("within 8");
+    let decisions = Decisions {
         degrees,
         vpp,
+        sp: row.sequence_parallel == Some(true),
         zero: row.zero_stage.unwrap_or(0),
-        zero_group,
+        zero_group: row.zero.as_deref().filter(within_eight).map(|_| 8),
+        recompute: row.recompute_class.as_deref().and_then(Recompute::from_word).unwrap_or_default(),
         schedule: if vpp > 1 { ScheduleKind::Interleaved } else { ScheduleKind::OneFOneB },
-        precision: DType::from_word(match row.precision_class.as_deref() { Some("fp16") => "fp16", Some("fp8") => "fp8", Some("fp32") => "f32", _ => "bf16" }).unwrap_or(DType::Bf16),
     };
-    let carried = BTreeMap::new();
-    let prepared = Prepared::new(&graph, &mesh, &stack, Chosen { signatures: &signatures, carried: &carried }, setup).map_err(|error| error.to_string())?;
+    let graph = step_graph(&given, &stack, (decisions.recompute, degrees.pp > 1)).map_err(|error| error.to_string())?;
+    let prepared = prepare(&given, &stack, &decisions, &graph).map_err(|error| error.to_string())?;
     Ok(Case { row: row.clone(), cluster, stack, prepared })
 }

@@ -115,14 +115,21 @@ pub fn groups(graph: &Graph, aliases: &Aliases, body: &[OpId], stack: &Stack) ->
                 }
             }
             Kind::Stream => {
-                if stack.merge_gemms && is_sum(&parts[n].rule.rule.expr) && producers.len() > 1 && producers.iter().all(|m| parts[*m].kind == Kind::Gemm) {
+                if stack.merge_gemms
+                    && is_sum(&parts[n].rule.rule.expr)
+                    && producers.len() > 1
+                    && producers.iter().all(|m| parts[*m].kind == Kind::Gemm)
+                {
                     producers.windows(2).for_each(|pair| sets.join(pair[0], pair[1]));
                     sets.join(producers[0], n);
                     continue;
                 }
                 let sum = is_sum(&parts[n].rule.rule.expr) && producers.len() > 1;
                 let composite_of = |m: &usize| graph.op(parts[*m].op).composite;
-                let one = sum && producers.iter().all(|m| composite_of(m).is_some() && composite_of(m) == composite_of(&producers[0]) && parts[*m].kind != Kind::Gemm);
+                let one = sum
+                    && producers.iter().all(|m| {
+                        composite_of(m).is_some() && composite_of(m) == composite_of(&producers[0]) && parts[*m].kind != Kind::Gemm
+                    });
                 if one {
                     producers.iter().for_each(|m| sets.join(*m, n));
                     if parts[producers[0]].kind == Kind::Flash {

@@ -264,7 +264,8 @@ impl<'a> Context<'a> {
         let summed = group.ops.iter().any(|op| super::groups::is_sum(&self.rule(*op).rule.expr));
         for op in group.ops.iter().filter(|op| super::groups::is_product(&self.rule(**op))) {
             let (rule, sizes) = self.local(*op);
-            let walks = |n: usize, factor: usize| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|term| term.factor == factor));
+            let walks =
+                |n: usize, factor: usize| rule.rule.operands[n].iter().any(|dim| dim.terms.iter().any(|term| term.factor == factor));
             let mut shape = [1.0; 4];
             for (factor, size) in sizes.iter().enumerate() {
                 let slot = match (walks(0, factor), walks(1, factor), rule.rule.keeps(factor)) {
@@ -367,10 +368,9 @@ impl<'a> Context<'a> {
                         let last = group.ops.iter().map(|op| self.graph.op(*op).result()).max().unwrap_or(value);
                         saved.insert(last);
                     } else {
-                        let entering = group.ops.iter().flat_map(|op| &self.graph.op(*op).operands).map(|operand| self.aliases.root(*operand));
-                        todo.extend(entering.filter(|value| {
-                            !group.ops.iter().any(|op| self.graph.op(*op).result() == *value)
-                        }));
+                        let entering =
+                            group.ops.iter().flat_map(|op| &self.graph.op(*op).operands).map(|operand| self.aliases.root(*operand));
+                        todo.extend(entering.filter(|value| !group.ops.iter().any(|op| self.graph.op(*op).result() == *value)));
                     }
                 }
                 Def::Result(op, _) if self.forward.contains(op) => drop(saved.insert(value)),

@@ -10,12 +10,12 @@ use partita_ir::layout::Layout;
 use partita_ir::signature::SizedRule;
 
 use super::constants::Reach;
+use super::groups::is_product;
 use super::kernel_time::Pricing;
 use super::sections::{Chosen, Context, Place, Section, Work};
 use super::stack::{Recipe, Regather, Stack};
 use crate::cluster::Cluster;
 use crate::collective::{self, Collective, Spread};
-use super::groups::is_product;
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, Degrees, MeshPlan};
 use crate::pins::ScheduleKind;
@@ -506,7 +506,13 @@ impl Prepared {
                 let rounds = all / pp;
                 let rest = all % pp;
                 let full = rounds / v * pp;
-                full + if local < rounds % v { pp } else if local == rounds % v { rest } else { 0 }
+                full + if local < rounds % v {
+                    pp
+                } else if local == rounds % v {
+                    rest
+                } else {
+                    0
+                }
             }
             _ => pp - rank,
         };
