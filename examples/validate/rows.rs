@@ -40,7 +40,6 @@ pub struct Row {
     pub gbs: Option<u64>,
     pub zero: Option<String>,
     pub zero_stage: Option<u8>,
-    pub fsdp: Option<u64>,
     pub sequence_parallel: Option<bool>,
     pub precision_class: Option<String>,
     pub recompute_class: Option<String>,
@@ -56,7 +55,6 @@ pub struct Row {
     #[serde(rename = "use")]
     pub verdict: String,
     pub stack: Option<String>,
-    pub notes: Option<String>,
 }
 
 impl Row {
