@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use super::{folded, straight};
+use super::folded::folded;
+use super::straight;
 use crate::pins::ScheduleKind;
-use crate::units::Seconds;
 
 /// The most pieces that the orders of one step may have: more are a mistake, and would not fit in memory.
-const MOST_PIECES: u128 = 1 << 28;
+const MOST_PIECES: u128 = 1 << 22;
 
 /// One micro-batch in one chunk of a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,12 +24,38 @@ impl fmt::Display for Piece {
     }
 }
 
+/// What every piece goes through once, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// The forward pass.
+    Forward,
+    /// The gradient of the inputs.
+    Input,
+    /// The gradient of the weights.
+    Weight,
+}
+
+impl Pass {
+    /// All three.
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::Input, Pass::Weight];
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Pass::Forward => "forward pass",
+            Pass::Input => "input gradient",
+            Pass::Weight => "weight gradient",
+        })
+    }
+}
+
 /// What is done with a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WorkKind {
     /// The forward pass.
     Forward,
-    /// The gradients of inputs and of weights together.
+    /// The gradients of inputs and of weights together: the stage before waits for both.
     Backward,
     /// The gradient of the inputs only, which the stage before waits for.
     Input,
@@ -43,59 +69,36 @@ pub enum WorkKind {
 }
 
 /// A thing that a rank does without a break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Work {
     /// What is done.
     pub kind: WorkKind,
-    /// With which chunk; of [`WorkKind::Both`], that of the forward pass.
-    pub chunk: u32,
-    /// With which micro-batch; of [`WorkKind::Both`], that of the forward pass.
-    pub micro_batch: u64,
+    /// With what; of [`WorkKind::Both`], what runs forward.
+    pub piece: Piece,
 }
 
 impl Work {
-    /// Something done with a piece.
-    pub fn new(kind: WorkKind, piece: Piece) -> Self {
-        Self { kind, chunk: piece.chunk, micro_batch: piece.micro_batch }
-    }
-
-    /// The piece that the work is named by.
-    pub fn piece(&self) -> Piece {
-        Piece { chunk: self.chunk, micro_batch: self.micro_batch }
-    }
-
-    /// The piece that runs forward in it.
-    pub fn forward(&self) -> Option<Piece> {
-        matches!(self.kind, WorkKind::Forward | WorkKind::Both { .. }).then(|| self.piece())
-    }
-
-    /// The piece whose input gradient it gives.
-    pub fn input(&self) -> Option<Piece> {
-        match self.kind {
-            WorkKind::Backward | WorkKind::Input => Some(self.piece()),
-            WorkKind::Both { backward } => Some(backward),
-            WorkKind::Forward | WorkKind::Weight => None,
-        }
-    }
-
-    /// The piece whose weight gradient it gives.
-    pub fn weight(&self) -> Option<Piece> {
-        match self.kind {
-            WorkKind::Backward | WorkKind::Weight => Some(self.piece()),
-            WorkKind::Both { backward } => Some(backward),
-            WorkKind::Forward | WorkKind::Input => None,
+    /// The piece that goes through a pass in it.
+    pub fn piece_of(&self, pass: Pass) -> Option<Piece> {
+        match (self.kind, pass) {
+            (WorkKind::Both { backward }, Pass::Input | Pass::Weight) => Some(backward),
+            (WorkKind::Forward | WorkKind::Both { .. }, Pass::Forward)
+            | (WorkKind::Backward | WorkKind::Input, Pass::Input)
+            | (WorkKind::Backward | WorkKind::Weight, Pass::Weight) => Some(self.piece),
+            _ => None,
         }
     }
 }
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let piece = self.piece;
         match self.kind {
-            WorkKind::Forward => write!(f, "forward of {}", self.piece()),
-            WorkKind::Backward => write!(f, "backward of {}", self.piece()),
-            WorkKind::Input => write!(f, "input gradient of {}", self.piece()),
-            WorkKind::Weight => write!(f, "weight gradient of {}", self.piece()),
-            WorkKind::Both { backward } => write!(f, "forward of {} beside backward of {backward}", self.piece()),
+            WorkKind::Forward => write!(f, "forward pass of {piece}"),
+            WorkKind::Backward => write!(f, "backward pass of {piece}"),
+            WorkKind::Input => write!(f, "input gradient of {piece}"),
+            WorkKind::Weight => write!(f, "weight gradient of {piece}"),
+            WorkKind::Both { backward } => write!(f, "forward pass of {piece} beside the backward pass of {backward}"),
         }
     }
 }
@@ -167,18 +170,6 @@ impl Placement {
     }
 }
 
-/// How long one piece takes on a usual stage. The folded zero-bubble schedule chooses its order by these; the others
-/// have one order for all times.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Times {
-    /// The forward pass.
-    pub forward: Seconds,
-    /// The gradient of the inputs.
-    pub input: Seconds,
-    /// The gradient of the weights.
-    pub weight: Seconds,
-}
-
 /// What every rank of a pipeline does in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orders {
@@ -191,7 +182,7 @@ pub struct Orders {
 }
 
 /// Why there are no orders.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     /// A pipeline of no ranks, or a step of no micro-batches.
     #[error("a pipeline needs at least one rank and one micro-batch, not {ranks} and {micro_batches}")]
@@ -219,41 +210,32 @@ pub enum OrderError {
         /// Micro-batches asked for.
         micro_batches: u64,
     },
-    /// A time that is negative or not finite.
-    #[error("{0:?} are not times to order work by")]
-    Times(Times),
 }
 
-/// The order of work of each rank. Equal arguments give equal orders, every piece runs forward and back exactly once,
-/// and no rank waits for ever, for any number of ranks and micro-batches. DualPipeV with less than two micro-batches a
-/// rank has nothing to overlap: its order is then that of ZB-V, which has the same stages on each rank.
+/// The order of work of each rank. Equal arguments give equal orders, every piece goes through every pass exactly once,
+/// and no rank waits for ever, for any number of ranks and micro-batches. Orders do not depend on times.
 ///
 /// # Errors
-/// No ranks, no micro-batches, far too many of both, chunks that the schedule does not have, or times that are none.
-pub fn orders(kind: ScheduleKind, ranks: u64, micro_batches: u64, chunks: u64, times: &Times) -> Result<Orders, OrderError> {
+/// No ranks, no micro-batches, far too many of both, or chunks that the schedule does not have.
+pub fn orders(kind: ScheduleKind, ranks: u64, micro_batches: u64, chunks: u64) -> Result<Orders, OrderError> {
     if ranks == 0 || micro_batches == 0 {
         return Err(OrderError::Nothing { ranks, micro_batches });
     }
     let placement = Placement::of(kind, ranks, chunks).ok_or(OrderError::Chunks { kind, chunks })?;
-    // micro-batches are filled up to whole rounds of the ranks, so both count
-    let pieces = u128::from(ranks) * u128::from(chunks) * (u128::from(micro_batches) + u128::from(ranks));
+    // some schedules are cut out of those of 2 ranks - 1 micro-batches, or of whole rounds of the ranks
+    let pieces = u128::from(ranks) * u128::from(chunks) * (u128::from(micro_batches) + 2 * u128::from(ranks));
     if pieces > MOST_PIECES {
         return Err(OrderError::TooMany { ranks, chunks, micro_batches });
     }
-    if [times.forward, times.input, times.weight].iter().any(|time| !time.0.is_finite() || time.0 < 0.0) {
-        return Err(OrderError::Times(*times));
-    }
-    let of_each = |order: &dyn Fn(u64) -> Vec<Work>| (0..ranks).map(order).collect();
     let m = micro_batches;
-    let ranks = match kind {
-        ScheduleKind::GPipe => of_each(&|_| straight::gpipe(m)),
-        ScheduleKind::OneFOneB => of_each(&|rank| straight::one_f_one_b(ranks, rank, m)),
-        ScheduleKind::Interleaved => of_each(&|rank| straight::interleaved(ranks, rank, m, placement.chunks())),
-        ScheduleKind::ZbH1 => of_each(&|rank| straight::zero_bubble(ranks - rank, rank, m)),
-        ScheduleKind::ZbH2 => of_each(&|rank| straight::zero_bubble(2 * (ranks - rank) - 1, 2 * rank, m)),
-        ScheduleKind::ZbV => folded::zero_bubble(ranks, m, times),
-        ScheduleKind::DualPipeV if m < 2 * ranks => folded::zero_bubble(ranks, m, times),
-        ScheduleKind::DualPipeV => of_each(&|rank| folded::dual_pipe(ranks, rank, m)),
+    let order = |rank| match kind {
+        ScheduleKind::GPipe => straight::gpipe(m),
+        ScheduleKind::OneFOneB => straight::one_f_one_b(ranks, rank, m),
+        ScheduleKind::Interleaved => straight::interleaved(ranks, rank, m, placement.chunks()),
+        ScheduleKind::ZbH1 => straight::zero_bubble(ranks - rank, rank, m),
+        ScheduleKind::ZbH2 => straight::zero_bubble(2 * (ranks - rank) - 1, 2 * rank, m),
+        ScheduleKind::ZbV => folded(ranks, rank, m, false),
+        ScheduleKind::DualPipeV => folded(ranks, rank, m, true),
     };
-    Ok(Orders { placement, micro_batches, ranks })
+    Ok(Orders { placement, micro_batches, ranks: (0..ranks).map(order).collect() })
 }

@@ -3,14 +3,14 @@
 //! A rank does one work at a time, in its order, each as soon as what it needs is there. Bytes are stored from the start
 //! of a forward pass; what only the input gradient reads goes when that ends, the rest when the weight gradient ends.
 
-use std::collections::VecDeque;
 use std::fmt;
 
-use super::order::{Orders, Piece, Work, WorkKind};
+use super::order::{Orders, Pass, Piece, Work, WorkKind};
 use crate::units::{Bytes, Seconds};
 
-/// What one micro-batch costs on one stage.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What one micro-batch costs on one stage, that is in one chunk of one rank. A backward pass that is not split takes
+/// `input + weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct StageCosts {
     /// Time of the forward pass.
     pub forward: Seconds,
@@ -18,8 +18,9 @@ pub struct StageCosts {
     pub input: Seconds,
     /// Time of the gradient of the weights.
     pub weight: Seconds,
-    /// Time of this stage's forward pass with the backward pass of the rank's other chunk beside it.
-    pub both: Seconds,
+    /// Time of this stage's forward pass with the backward pass of the rank's other chunk beside it, where a schedule has
+    /// that; if it is not given, the sum of both.
+    pub both: Option<Seconds>,
     /// What a forward pass leaves stored until the input gradient is done.
     pub until_input: Bytes,
     /// What a forward pass leaves stored until the weight gradient is done, beside `until_input`.
@@ -27,7 +28,7 @@ pub struct StageCosts {
 }
 
 /// What the sends of one micro-batch over the boundary between two stages cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct LinkCosts {
     /// Time to send the outputs to the next stage.
     pub forward: Seconds,
@@ -38,7 +39,8 @@ pub struct LinkCosts {
 /// What a rank does while it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
-    /// Computes: sends run beside it, over each boundary and way one after the other.
+    /// Computes: sends run beside it, over each boundary and way one after the other. Not seen: two boundaries between
+    /// the same ranks may share a link.
     Beside,
     /// Nothing: the sender is held up after the work, and the receiver for as long before the work that needs it, at
     /// the same time where it is free. A sender does not wait for the receiver.
@@ -48,7 +50,7 @@ pub enum Sending {
 /// What the work of a step costs.
 #[derive(Clone, Copy, Debug)]
 pub struct Costs<'a> {
-    /// By stage.
+    /// By stage, see [`Placement::stage`](super::Placement::stage).
     pub stages: &'a [StageCosts],
     /// By boundary, the first between stages 0 and 1. Where both stages lie on one rank nothing is sent.
     pub links: &'a [LinkCosts],
@@ -56,11 +58,9 @@ pub struct Costs<'a> {
     pub sending: Sending,
 }
 
-/// One work in time.
+/// When a work runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Run {
-    /// The work.
-    pub work: Work,
     /// When it starts, from the start of the step.
     pub start: Seconds,
     /// When it ends.
@@ -68,7 +68,7 @@ pub struct Run {
 }
 
 /// The most bytes that a rank stores.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Peak {
     /// How many.
     pub stored: Bytes,
@@ -79,9 +79,9 @@ pub struct Peak {
 }
 
 /// A rank's step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct RankTimeline {
-    /// Its work, first to last.
+    /// When each work of its order runs.
     pub runs: Vec<Run>,
     /// The time of its work together, without sends.
     pub busy: Seconds,
@@ -89,23 +89,10 @@ pub struct RankTimeline {
     /// bubble of Qi et al., 2024, where ranks start their next step as they end this one; the waits before the first
     /// work and after the last are not in it.
     pub bubble: Seconds,
+    /// Of `span - busy`: the time in which what it needs was made and on its way, or in which it sent and did nothing.
+    pub exposed: Seconds,
     /// The most that it stores.
     pub peak: Peak,
-}
-
-/// A micro-batch on its way between two stages.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Transfer {
-    /// The stage whose result it is.
-    pub from: u64,
-    /// The stage that needs it: the next one for outputs, the one before for gradients.
-    pub to: u64,
-    /// Which micro-batch.
-    pub micro_batch: u64,
-    /// When the send starts.
-    pub start: Seconds,
-    /// When it ends.
-    pub end: Seconds,
 }
 
 /// A step in time.
@@ -113,15 +100,12 @@ pub struct Transfer {
 pub struct Timeline {
     /// By rank.
     pub ranks: Vec<RankTimeline>,
-    /// Sends, by start, then by stage.
-    pub transfers: Vec<Transfer>,
     /// From the start of the step to the end of its last work.
     pub span: Seconds,
 }
 
 impl Timeline {
-    /// The largest bubble of a rank. For the schedules of Qi et al., 2024, and those before them it is rank 0's, which
-    /// the formulas give.
+    /// The largest bubble of a rank.
     pub fn bubble(&self) -> Seconds {
         self.ranks.iter().fold(Seconds::ZERO, |most, rank| most.max(rank.bubble))
     }
@@ -134,51 +118,13 @@ impl Timeline {
 
 /// A result that a work waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needed {
-    /// The forward pass of a micro-batch on a stage.
-    Forward {
-        /// The stage.
-        stage: u64,
-        /// The micro-batch.
-        micro_batch: u64,
-    },
-    /// The input gradient of a micro-batch on a stage.
-    Input {
-        /// The stage.
-        stage: u64,
-        /// The micro-batch.
-        micro_batch: u64,
-    },
-}
-
-impl fmt::Display for Needed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Needed::Forward { stage, micro_batch } => write!(f, "forward of micro-batch {micro_batch} on stage {stage}"),
-            Needed::Input { stage, micro_batch } => write!(f, "input gradient of micro-batch {micro_batch} on stage {stage}"),
-        }
-    }
-}
-
-/// What every piece goes through once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// The forward pass.
-    Forward,
-    /// The gradient of the inputs.
-    Input,
-    /// The gradient of the weights.
-    Weight,
-}
-
-impl fmt::Display for Pass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Pass::Forward => "forward pass",
-            Pass::Input => "input gradient",
-            Pass::Weight => "weight gradient",
-        })
-    }
+pub struct Needed {
+    /// What gives it.
+    pub pass: Pass,
+    /// On which stage.
+    pub stage: usize,
+    /// Of which micro-batch.
+    pub micro_batch: u64,
 }
 
 /// A rank that cannot go on.
@@ -196,22 +142,37 @@ pub struct Waiting {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {} at work {} with the {} for the {}", self.rank, self.index, self.work, self.needs)
+        let Waiting { rank, index, work, needs: Needed { pass, stage, micro_batch } } = self;
+        write!(f, "rank {rank} at work {index} with the {work} for the {pass} of micro-batch {micro_batch} on stage {stage}")
     }
 }
 
 /// Why orders have no timeline.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SimulationError {
-    /// Costs or orders for another number of stages or ranks than the placement has.
-    #[error("{placed} {what} are placed, but {given} are given")]
+    /// Costs or orders for more or less than the placement and the step have.
+    #[error("there must be {needed} {what}, not {given}")]
     Count {
         /// What is counted.
-        what: &'static str,
-        /// How many the placement has.
-        placed: u64,
+        what: String,
+        /// How many there must be.
+        needed: u64,
         /// How many there are.
         given: usize,
+    },
+    /// A time that is negative or not finite.
+    #[error("the {what} cannot be {seconds} seconds")]
+    Time {
+        /// Which time.
+        what: String,
+        /// What it is.
+        seconds: f64,
+    },
+    /// Times or bytes whose sum is out of range.
+    #[error("the costs of {micro_batches} micro-batches together are more than can be counted")]
+    TooMuch {
+        /// Micro-batches of the step.
+        micro_batches: u64,
     },
     /// A piece that the placement or the step does not have.
     #[error("rank {rank}: there is no {piece}")]
@@ -229,69 +190,109 @@ pub enum SimulationError {
         /// The second work.
         work: Work,
     },
-    /// A pass of pieces that is not there.
-    #[error("rank {rank} does the {pass} of {done} pieces, not of all {all}")]
-    Missing {
-        /// The rank.
-        rank: usize,
-        /// Which pass.
-        pass: Pass,
-        /// How many it does.
-        done: u64,
-        /// How many there are to do.
-        all: u64,
-    },
     /// Ranks that wait for ever.
     #[error("ranks wait for each other: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Deadlock(Vec<Waiting>),
 }
 
-/// A result at a stage that needs it: receiving can start at `from` and takes `takes` of the receiver's time.
+/// Runs orders with the costs of stages and sends. Takes time proportional to the work.
+///
+/// # Errors
+/// Counts that do not agree, times that are none, orders that do not do every pass of every piece once, and orders that
+/// wait for ever.
+pub fn simulate(orders: &Orders, costs: &Costs<'_>) -> Result<Timeline, SimulationError> {
+    check_orders(orders)?;
+    check_costs(orders, costs)?;
+    let mut step = Step::new(orders, costs);
+    while let Some(rank) = step.ready.pop() {
+        step.go_on(rank)?;
+    }
+    step.finish()
+}
+
+fn check_count(what: impl fmt::Display, needed: u64, given: usize) -> Result<(), SimulationError> {
+    if given as u64 == needed { Ok(()) } else { Err(SimulationError::Count { what: what.to_string(), needed, given }) }
+}
+
+/// Every rank has as many of each pass as it has pieces, and no others.
+fn check_orders(orders: &Orders) -> Result<(), SimulationError> {
+    let Orders { placement, micro_batches, .. } = *orders;
+    check_count("ranks", placement.ranks(), orders.ranks.len())?;
+    let pieces = u64::from(placement.chunks()).saturating_mul(micro_batches);
+    for (rank, order) in orders.ranks.iter().enumerate() {
+        let mut given = [0; 3];
+        for (pass, piece) in order.iter().flat_map(|work| Pass::ALL.map(|pass| (pass, work.piece_of(pass)))) {
+            let Some(piece) = piece else { continue };
+            if piece.chunk >= placement.chunks() || piece.micro_batch >= micro_batches {
+                return Err(SimulationError::NoSuch { rank, piece });
+            }
+            given[pass as usize] += 1;
+        }
+        for pass in Pass::ALL {
+            check_count(format_args!("works of rank {rank} with a {pass}"), pieces, given[pass as usize])?;
+        }
+    }
+    Ok(())
+}
+
+/// There are costs of every stage and boundary, and even their sum over the step is a number.
+fn check_costs(orders: &Orders, costs: &Costs<'_>) -> Result<(), SimulationError> {
+    let (stages, micro_batches) = (orders.placement.stages(), orders.micro_batches);
+    check_count("stages with costs", stages, costs.stages.len())?;
+    check_count("boundaries with costs", stages.saturating_sub(1), costs.links.len())?;
+    let mut seconds = 0.0;
+    let mut add = |what: &str, place: usize, time: Seconds| {
+        seconds += time.0;
+        if time.0.is_finite() && time.0 >= 0.0 {
+            Ok(())
+        } else {
+            Err(SimulationError::Time { what: format!("{what} {place}"), seconds: time.0 })
+        }
+    };
+    let mut bytes = 0;
+    for (stage, costs) in costs.stages.iter().enumerate() {
+        add("forward pass on stage", stage, costs.forward)?;
+        add("input gradient on stage", stage, costs.input)?;
+        add("weight gradient on stage", stage, costs.weight)?;
+        add("overlapped pair on stage", stage, costs.both.unwrap_or_default())?;
+        bytes += u128::from(costs.until_input.0) + u128::from(costs.until_weight.0);
+    }
+    for (boundary, costs) in costs.links.iter().enumerate() {
+        add("send forward over boundary", boundary, costs.forward)?;
+        add("send back over boundary", boundary, costs.backward)?;
+    }
+    // a send can hold up both of its ranks
+    let is_finite = (seconds * 2.0 * micro_batches as f64).is_finite();
+    let fits = bytes.checked_mul(u128::from(micro_batches)).is_some_and(|bytes| bytes <= u128::from(u64::MAX));
+    if is_finite && fits { Ok(()) } else { Err(SimulationError::TooMuch { micro_batches }) }
+}
+
+/// A result at a stage that needs it.
 #[derive(Clone, Copy)]
 struct Arrival {
+    /// When the work that gave it ended.
+    made: Seconds,
+    /// When receiving it can start.
     from: Seconds,
+    /// How long the receiver does nothing else.
     takes: Seconds,
 }
 
 /// What is known of a micro-batch on a stage.
 #[derive(Clone, Copy, Default)]
 struct State {
-    inputs: Option<Arrival>,
-    gradient: Option<Arrival>,
+    /// What the forward pass and the input gradient need of other stages.
+    arrivals: [Option<Arrival>; 2],
     /// By [`Pass`].
     done: [bool; 3],
 }
 
 /// A rank on its way through its order.
+#[derive(Clone, Default)]
 struct Rank {
     now: Seconds,
-    runs: Vec<Run>,
-    busy: Seconds,
     stored: Bytes,
-    peak: Peak,
-    /// How many pieces so far, by [`Pass`].
-    done: [u64; 3],
-}
-
-/// Runs orders with the costs of stages and sends. Takes time proportional to the work.
-///
-/// # Errors
-/// Counts that do not agree, orders that do not do every pass of every piece once, and orders that wait for ever.
-pub fn simulate(orders: &Orders, costs: &Costs<'_>) -> Result<Timeline, SimulationError> {
-    let placement = orders.placement;
-    let count = |what, placed, given: usize| {
-        if given as u64 == placed { Ok(()) } else { Err(SimulationError::Count { what, placed, given }) }
-    };
-    count("ranks", placement.ranks(), orders.ranks.len())?;
-    count("stages", placement.stages(), costs.stages.len())?;
-    count("boundaries", placement.stages().saturating_sub(1), costs.links.len())?;
-
-    let mut step = Step::new(orders, costs);
-    let mut ready: VecDeque<usize> = (0..orders.ranks.len()).collect();
-    while let Some(rank) = ready.pop_front() {
-        step.go_on(rank, &mut ready)?;
-    }
-    step.finish()
+    timeline: RankTimeline,
 }
 
 struct Step<'a> {
@@ -302,190 +303,162 @@ struct Step<'a> {
     ranks: Vec<Rank>,
     /// By boundary, forward and backward: when its last send ends.
     free: Vec<[Seconds; 2]>,
-    transfers: Vec<Transfer>,
+    /// Ranks that may be able to go on.
+    ready: Vec<usize>,
 }
 
 impl<'a> Step<'a> {
     fn new(orders: &'a Orders, costs: &'a Costs<'a>) -> Self {
-        let none = Peak { stored: Bytes::ZERO, index: 0, at: Seconds::ZERO };
-        let at_start = |order: &Vec<Work>| Rank {
-            now: Seconds::ZERO,
-            runs: Vec::with_capacity(order.len()),
-            busy: Seconds::ZERO,
-            stored: Bytes::ZERO,
-            peak: none,
-            done: [0; 3],
-        };
+        let mut ranks = vec![Rank::default(); orders.ranks.len()];
+        for (rank, order) in ranks.iter_mut().zip(&orders.ranks) {
+            rank.timeline.runs.reserve_exact(order.len());
+        }
         Self {
             orders,
             costs,
             states: vec![State::default(); costs.stages.len() * orders.micro_batches as usize],
-            ranks: orders.ranks.iter().map(at_start).collect(),
+            ranks,
             free: vec![[Seconds::ZERO; 2]; costs.links.len()],
-            transfers: Vec::new(),
+            ready: (0..orders.ranks.len()).collect(),
         }
+    }
+
+    /// The stage that a piece of a rank runs on.
+    fn stage(&self, rank: usize, piece: Piece) -> usize {
+        self.orders.placement.stage(rank as u64, piece.chunk) as usize
     }
 
     fn state(&mut self, stage: usize, micro_batch: u64) -> &mut State {
         &mut self.states[stage * self.orders.micro_batches as usize + micro_batch as usize]
     }
 
-    /// The stage of a piece of a rank.
-    fn stage(&self, rank: usize, piece: Piece) -> Result<usize, SimulationError> {
-        let placement = self.orders.placement;
-        if piece.chunk >= placement.chunks() || piece.micro_batch >= self.orders.micro_batches {
-            return Err(SimulationError::NoSuch { rank, piece });
+    /// The stage whose result a pass on a stage needs.
+    fn before(&self, pass: Pass, stage: usize) -> Option<usize> {
+        match pass {
+            Pass::Forward => stage.checked_sub(1),
+            Pass::Input => Some(stage + 1).filter(|next| *next < self.costs.stages.len()),
+            Pass::Weight => None,
         }
-        Ok(placement.stage(rank as u64, piece.chunk) as usize)
     }
 
-    /// Does a rank's work until it has to wait. Ranks that may go on thanks to it join `ready`.
-    fn go_on(&mut self, rank: usize, ready: &mut VecDeque<usize>) -> Result<(), SimulationError> {
+    /// Does a rank's work until it has to wait.
+    fn go_on(&mut self, rank: usize) -> Result<(), SimulationError> {
         let order = &self.orders.ranks[rank];
-        while let Some(work) = order.get(self.ranks[rank].runs.len()) {
-            let Ok(arrivals) = self.arrivals(rank, work)? else { break };
-            self.run(rank, work, arrivals, ready)?;
+        while let Some(work) = order.get(self.ranks[rank].timeline.runs.len()) {
+            let Ok(arrivals) = self.arrivals(rank, work) else { break };
+            self.run(rank, work, arrivals)?;
         }
         Ok(())
     }
 
     /// What a work receives before it starts, or what it has to wait for.
-    fn arrivals(&mut self, rank: usize, work: &Work) -> Result<Result<[Option<Arrival>; 2], Needed>, SimulationError> {
+    fn arrivals(&mut self, rank: usize, work: &Work) -> Result<[Option<Arrival>; 2], Needed> {
         let mut arrivals = [None; 2];
-        if let Some(piece) = work.forward() {
-            let stage = self.stage(rank, piece)?;
-            let inputs = self.state(stage, piece.micro_batch).inputs;
-            if inputs.is_none() && stage > 0 {
-                return Ok(Err(Needed::Forward { stage: stage as u64 - 1, micro_batch: piece.micro_batch }));
+        for (pass, own) in [(Pass::Forward, None), (Pass::Input, Some(Pass::Forward)), (Pass::Weight, Some(Pass::Input))] {
+            let Some(piece) = work.piece_of(pass) else { continue };
+            let (stage, micro_batch) = (self.stage(rank, piece), piece.micro_batch);
+            let before = self.before(pass, stage);
+            let state = self.state(stage, micro_batch);
+            // a whole backward pass gives its own input gradient before its weight gradient
+            let own = own.filter(|_| pass == Pass::Input || work.kind == WorkKind::Weight);
+            if let Some(pass) = own.filter(|own| !state.done[*own as usize]) {
+                return Err(Needed { pass, stage, micro_batch });
             }
-            arrivals[0] = inputs;
-        }
-        if let Some(piece) = work.input() {
-            let stage = self.stage(rank, piece)?;
-            let State { done, gradient, .. } = *self.state(stage, piece.micro_batch);
-            if !done[Pass::Forward as usize] {
-                return Ok(Err(Needed::Forward { stage: stage as u64, micro_batch: piece.micro_batch }));
-            }
-            if gradient.is_none() && stage + 1 < self.costs.stages.len() {
-                return Ok(Err(Needed::Input { stage: stage as u64 + 1, micro_batch: piece.micro_batch }));
-            }
-            arrivals[1] = gradient;
-        } else if let Some(piece) = work.weight() {
-            let stage = self.stage(rank, piece)?;
-            if !self.state(stage, piece.micro_batch).done[Pass::Input as usize] {
-                return Ok(Err(Needed::Input { stage: stage as u64, micro_batch: piece.micro_batch }));
+            if let Some(stage) = before {
+                let arrival = state.arrivals[pass as usize].ok_or(Needed { pass, stage, micro_batch })?;
+                arrivals[pass as usize] = Some(arrival);
             }
         }
-        Ok(Ok(arrivals))
+        Ok(arrivals)
     }
 
-    /// Does a work for which everything is there.
-    fn run(
-        &mut self,
-        rank: usize,
-        work: &Work,
-        arrivals: [Option<Arrival>; 2],
-        ready: &mut VecDeque<usize>,
-    ) -> Result<(), SimulationError> {
-        let start = received(self.ranks[rank].now, arrivals);
+    /// Does a work for which everything is there. Ranks that may go on thanks to it become ready.
+    fn run(&mut self, rank: usize, work: &Work, arrivals: [Option<Arrival>; 2]) -> Result<(), SimulationError> {
         let (mut takes, mut stores, mut frees) = (Seconds::ZERO, Bytes::ZERO, Bytes::ZERO);
-        if let Some(piece) = work.forward() {
-            let costs = self.mark(rank, work, piece, Pass::Forward)?;
-            stores = costs.until_input + costs.until_weight;
-            takes = costs.forward;
+        for pass in Pass::ALL {
+            let Some(piece) = work.piece_of(pass) else { continue };
+            let stage = self.stage(rank, piece);
+            if std::mem::replace(&mut self.state(stage, piece.micro_batch).done[pass as usize], true) {
+                return Err(SimulationError::Twice { rank, work: *work });
+            }
+            let costs = &self.costs.stages[stage];
+            match pass {
+                Pass::Forward => {
+                    takes += costs.forward;
+                    stores += costs.until_input + costs.until_weight;
+                }
+                Pass::Input => {
+                    takes += costs.input;
+                    frees += costs.until_input;
+                }
+                Pass::Weight => {
+                    takes += costs.weight;
+                    frees += costs.until_weight;
+                }
+            }
         }
-        if let Some(piece) = work.input() {
-            let costs = self.mark(rank, work, piece, Pass::Input)?;
-            frees += costs.until_input;
-            takes += costs.input;
+        if let WorkKind::Both { .. } = work.kind {
+            takes = self.costs.stages[self.stage(rank, work.piece)].both.unwrap_or(takes);
         }
-        if let Some(piece) = work.weight() {
-            let costs = self.mark(rank, work, piece, Pass::Weight)?;
-            frees += costs.until_weight;
-            takes += costs.weight;
-        }
-        if matches!(work.kind, WorkKind::Both { .. }) {
-            takes = self.costs.stages[self.stage(rank, work.piece())?].both;
-        }
-        let end = start + takes;
+
         let this = &mut self.ranks[rank];
+        let start = this.receive(arrivals);
+        let end = start + takes;
+        this.now = end;
         this.stored += stores;
-        if this.stored > this.peak.stored {
-            this.peak = Peak { stored: this.stored, index: this.runs.len(), at: start };
+        if this.stored > this.timeline.peak.stored {
+            this.timeline.peak = Peak { stored: this.stored, index: this.timeline.runs.len(), at: start };
         }
         this.stored -= frees;
-        this.runs.push(Run { work: *work, start, end });
-        this.busy += takes;
-        this.now = end;
-        if let Some(piece) = work.forward() {
-            self.pass_on(rank, piece, true, end, ready)?;
-        }
-        if let Some(piece) = work.input() {
-            self.pass_on(rank, piece, false, end, ready)?;
+        this.timeline.busy += takes;
+        this.timeline.runs.push(Run { start, end });
+
+        for pass in [Pass::Forward, Pass::Input] {
+            if let Some(piece) = work.piece_of(pass) {
+                self.send(rank, piece, pass, end);
+            }
         }
         Ok(())
     }
 
-    /// Notes that a pass of a piece is done, and gives the costs of its stage.
-    fn mark(&mut self, rank: usize, work: &Work, piece: Piece, pass: Pass) -> Result<StageCosts, SimulationError> {
-        let stage = self.stage(rank, piece)?;
-        if std::mem::replace(&mut self.state(stage, piece.micro_batch).done[pass as usize], true) {
-            return Err(SimulationError::Twice { rank, work: *work });
-        }
-        self.ranks[rank].done[pass as usize] += 1;
-        Ok(self.costs.stages[stage])
-    }
-
-    /// Hands a result that is there at `end` to the stage that needs it.
-    fn pass_on(
-        &mut self,
-        rank: usize,
-        piece: Piece,
-        forward: bool,
-        end: Seconds,
-        ready: &mut VecDeque<usize>,
-    ) -> Result<(), SimulationError> {
-        let from = self.stage(rank, piece)?;
-        let to = if forward { Some(from + 1).filter(|to| *to < self.costs.stages.len()) } else { from.checked_sub(1) };
-        let Some(to) = to else { return Ok(()) };
+    /// Hands what a pass `made` to the stage that needs it.
+    fn send(&mut self, rank: usize, piece: Piece, pass: Pass, made: Seconds) {
+        let from = self.stage(rank, piece);
+        let to = match pass {
+            Pass::Forward => self.before(Pass::Input, from),
+            _ => self.before(Pass::Forward, from),
+        };
+        let Some(to) = to else { return };
         let receiver = self.orders.placement.rank(to as u64) as usize;
-        let arrival = if receiver == rank {
-            Arrival { from: end, takes: Seconds::ZERO }
-        } else {
+        let mut arrival = Arrival { made, from: made, takes: Seconds::ZERO };
+        if receiver != rank {
             let boundary = from.min(to);
             let link = self.costs.links[boundary];
-            let time = if forward { link.forward } else { link.backward };
-            let free = &mut self.free[boundary][usize::from(!forward)];
-            let (start, arrival) = match self.costs.sending {
+            let takes = if pass == Pass::Forward { link.forward } else { link.backward };
+            match self.costs.sending {
                 Sending::Beside => {
-                    let start = end.max(*free);
-                    (start, Arrival { from: start + time, takes: Seconds::ZERO })
+                    let free = &mut self.free[boundary][pass as usize];
+                    arrival.from = made.max(*free) + takes;
+                    *free = arrival.from;
                 }
                 Sending::Instead => {
-                    let start = self.ranks[rank].now;
-                    self.ranks[rank].now = start + time;
-                    (start, Arrival { from: start, takes: time })
+                    let sender = &mut self.ranks[rank];
+                    arrival = Arrival { made, from: sender.now, takes };
+                    sender.now += takes;
+                    sender.timeline.exposed += takes;
                 }
-            };
-            *free = start + time;
-            let transfer = Transfer { from: from as u64, to: to as u64, micro_batch: piece.micro_batch, start, end: start + time };
-            self.transfers.push(transfer);
-            ready.push_back(receiver);
-            arrival
-        };
-        let state = self.state(to, piece.micro_batch);
-        *(if forward { &mut state.inputs } else { &mut state.gradient }) = Some(arrival);
-        Ok(())
+            }
+            self.ready.push(receiver);
+        }
+        self.state(to, piece.micro_batch).arrivals[pass as usize] = Some(arrival);
     }
 
-    /// The timeline, if all is done.
     fn finish(mut self) -> Result<Timeline, SimulationError> {
-        let orders = self.orders;
         let mut waiting = Vec::new();
-        for (rank, order) in orders.ranks.iter().enumerate() {
-            let index = self.ranks[rank].runs.len();
-            if let Some(work) = order.get(index)
-                && let Err(needs) = self.arrivals(rank, work)?
+        for rank in 0..self.ranks.len() {
+            let index = self.ranks[rank].timeline.runs.len();
+            if let Some(work) = self.orders.ranks[rank].get(index)
+                && let Err(needs) = self.arrivals(rank, work)
             {
                 waiting.push(Waiting { rank, index, work: *work, needs });
             }
@@ -493,32 +466,32 @@ impl<'a> Step<'a> {
         if !waiting.is_empty() {
             return Err(SimulationError::Deadlock(waiting));
         }
-        let all = u64::from(orders.placement.chunks()) * orders.micro_batches;
-        for (rank, Rank { done, .. }) in self.ranks.iter().enumerate() {
-            // each is done once at most, so the counts say which are not done at all
-            for (pass, done) in [Pass::Forward, Pass::Input, Pass::Weight].into_iter().zip(*done) {
-                if done != all {
-                    return Err(SimulationError::Missing { rank, pass, done, all });
-                }
+        let mut span = Seconds::ZERO;
+        let mut ranks: Vec<RankTimeline> = self.ranks.into_iter().map(|rank| rank.timeline).collect();
+        for rank in &mut ranks {
+            if let [first, .., last] = rank.runs[..] {
+                // rounding may leave less than nothing
+                rank.bubble = (last.end - first.start - rank.busy).max(Seconds::ZERO);
+                span = span.max(last.end);
             }
         }
-        self.transfers.sort_by(|a, b| a.start.total_cmp(&b.start).then((a.from, a.to).cmp(&(b.from, b.to))));
-        let ranks: Vec<RankTimeline> = self.ranks.into_iter().map(Rank::finish).collect();
-        let ends = ranks.iter().filter_map(|rank| rank.runs.last()).map(|run| run.end);
-        let span = ends.fold(Seconds::ZERO, Seconds::max);
-        Ok(Timeline { ranks, transfers: self.transfers, span })
+        Ok(Timeline { ranks, span })
     }
 }
 
 impl Rank {
-    fn finish(self) -> RankTimeline {
-        let own = self.runs.last().map_or(Seconds::ZERO, |last| last.end - self.runs[0].start);
-        RankTimeline { runs: self.runs, busy: self.busy, bubble: own - self.busy, peak: self.peak }
+    /// Receives what the next work needs, in the order in which it was sent, and gives when the work can start.
+    fn receive(&mut self, mut arrivals: [Option<Arrival>; 2]) -> Seconds {
+        if let [Some(a), Some(b)] = arrivals
+            && b.from < a.from
+        {
+            arrivals.reverse();
+        }
+        for arrival in arrivals.into_iter().flatten() {
+            let there = self.now.max(arrival.from) + arrival.takes;
+            self.timeline.exposed += there - there.min(self.now.max(arrival.made));
+            self.now = there;
+        }
+        self.now
     }
-}
-
-/// When a rank that is free at `now` has received what its next work needs, in the order in which it was sent.
-fn received(now: Seconds, mut arrivals: [Option<Arrival>; 2]) -> Seconds {
-    arrivals.sort_by(|a, b| a.map_or(0.0, |a| a.from.0).total_cmp(&b.map_or(0.0, |b| b.from.0)));
-    arrivals.into_iter().flatten().fold(now, |now, arrival| now.max(arrival.from) + arrival.takes)
 }

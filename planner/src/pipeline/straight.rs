@@ -3,7 +3,7 @@
 use super::order::{Piece, Work, WorkKind};
 
 fn of_only_chunk(kind: WorkKind, micro_batch: u64) -> Work {
-    Work { kind, chunk: 0, micro_batch }
+    Work { kind, piece: Piece { chunk: 0, micro_batch } }
 }
 
 /// GPipe (Huang et al., 2019): all forward, then all backward.
@@ -42,7 +42,7 @@ pub fn interleaved(ranks: u64, rank: u64, micro_batches: u64, chunks: u32) -> Ve
     };
     let ahead = 2 * (ranks - rank - 1) + u64::from(chunks - 1) * ranks;
     let mut order = in_turn(&through(&|turn| turn), &through(&|turn| chunks - 1 - turn), ahead);
-    order.retain(|work| work.micro_batch < micro_batches);
+    order.retain(|work| work.piece.micro_batch < micro_batches);
     order
 }
 
@@ -51,10 +51,10 @@ fn in_turn(forward: &[Piece], backward: &[Piece], ahead: u64) -> Vec<Work> {
     let ahead = usize::try_from(ahead).map_or(forward.len(), |ahead| ahead.min(forward.len()));
     let (first, rest) = forward.split_at(ahead);
     let mut rest = rest.iter();
-    let mut order: Vec<Work> = first.iter().map(|piece| Work::new(WorkKind::Forward, *piece)).collect();
+    let mut order: Vec<Work> = first.iter().map(|piece| Work { kind: WorkKind::Forward, piece: *piece }).collect();
     for piece in backward {
-        order.extend(rest.next().map(|piece| Work::new(WorkKind::Forward, *piece)));
-        order.push(Work::new(WorkKind::Backward, *piece));
+        order.extend(rest.next().map(|piece| Work { kind: WorkKind::Forward, piece: *piece }));
+        order.push(Work { kind: WorkKind::Backward, piece: *piece });
     }
     order
 }

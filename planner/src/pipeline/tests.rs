@@ -1,19 +1,16 @@
 //! The figures of docs and papers, and what holds for every schedule.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use super::order::WorkKind::{Backward, Forward, Input, Weight};
-use super::order::{OrderError, Orders, Piece, Placement, Times, Work, WorkKind, orders};
-use super::simulate::{Costs, LinkCosts, Needed, Pass, Run, Sending, SimulationError, StageCosts, Timeline, Transfer, Waiting, simulate};
+use super::order::{OrderError, Orders, Pass, Piece, Placement, Work, WorkKind, orders};
+use super::simulate::{Costs, LinkCosts, Needed, Run, Sending, SimulationError, StageCosts, Timeline, Waiting, simulate};
 use crate::pins::ScheduleKind;
 use crate::units::{Bytes, Seconds};
 
 const EQUAL: [f64; 3] = [1.0, 1.0, 1.0];
 const UNEQUAL: [f64; 3] = [10.0, 12.0, 8.0];
-
-fn times([forward, input, weight]: [f64; 3]) -> Times {
-    Times { forward: Seconds(forward), input: Seconds(input), weight: Seconds(weight) }
-}
 
 /// A stage that stores one byte for each micro-batch until its weight gradient.
 fn stage([forward, input, weight]: [f64; 3]) -> StageCosts {
@@ -21,9 +18,8 @@ fn stage([forward, input, weight]: [f64; 3]) -> StageCosts {
         forward: Seconds(forward),
         input: Seconds(input),
         weight: Seconds(weight),
-        both: Seconds(forward + input + weight),
-        until_input: Bytes(0),
         until_weight: Bytes(1),
+        ..StageCosts::default()
     }
 }
 
@@ -47,7 +43,7 @@ fn run(orders: &Orders, unit: [f64; 3], link_time: f64, sending: Sending) -> Res
 
 /// The timeline of a schedule whose sends take no time.
 fn timeline(kind: ScheduleKind, p: u64, m: u64, v: u64, unit: [f64; 3]) -> Timeline {
-    run(&orders(kind, p, m, v, &times(unit)).unwrap(), unit, 0.0, Sending::Beside).unwrap()
+    run(&orders(kind, p, m, v).unwrap(), unit, 0.0, Sending::Beside).unwrap()
 }
 
 fn for_all(mut check: impl FnMut(ScheduleKind, u64, u64, u64)) {
@@ -119,20 +115,15 @@ fn zero_bubble_trades_memory_for_the_bubble() {
 }
 
 #[test]
-fn every_piece_runs_forward_and_back_once() {
+fn every_piece_goes_through_every_pass_once() {
     for_all(|kind, p, m, v| {
-        let orders = orders(kind, p, m, v, &times(UNEQUAL)).unwrap();
-        for order in &orders.ranks {
-            let (mut forward, mut input, mut weight) = (HashSet::new(), HashSet::new(), HashSet::new());
-            for work in order {
-                // an overlapped pair is of different pieces
-                assert!(work.input().is_none_or(|piece| forward.contains(&piece)), "{kind} {p} {m} {v}");
-                assert!(work.forward().is_none_or(|piece| forward.insert(piece)));
-                assert!(work.input().is_none_or(|piece| input.insert(piece)));
-                assert!(work.weight().is_none_or(|piece| input.contains(&piece) && weight.insert(piece)));
+        let all: HashSet<Piece> = (0..v as u32).flat_map(|chunk| (0..m).map(move |micro_batch| Piece { chunk, micro_batch })).collect();
+        for order in &orders(kind, p, m, v).unwrap().ranks {
+            for pass in Pass::ALL {
+                let pieces: Vec<Piece> = order.iter().filter_map(|work| work.piece_of(pass)).collect();
+                assert_eq!(pieces.len(), all.len(), "{kind} {p} {m} {v}");
+                assert_eq!(pieces.into_iter().collect::<HashSet<_>>(), all, "{kind} {p} {m} {v}");
             }
-            let all: HashSet<Piece> = (0..v as u32).flat_map(|chunk| (0..m).map(move |micro_batch| Piece { chunk, micro_batch })).collect();
-            assert!(forward == all && input == all && weight == all, "{kind} {p} {m} {v}");
         }
     });
 }
@@ -140,37 +131,61 @@ fn every_piece_runs_forward_and_back_once() {
 #[test]
 fn no_rank_waits_for_ever() {
     for_all(|kind, p, m, v| {
-        for unit in [EQUAL, UNEQUAL, [3.0, 0.0, 7.0], [0.0, 0.0, 0.0]] {
-            let orders = orders(kind, p, m, v, &times(unit)).unwrap();
-            for sending in [Sending::Beside, Sending::Instead] {
-                if let Err(error) = run(&orders, UNEQUAL, 2.0, sending) {
-                    panic!("{kind} {p} {m} {v}: {error}");
-                }
+        let orders = orders(kind, p, m, v).unwrap();
+        for sending in [Sending::Beside, Sending::Instead] {
+            if let Err(error) = run(&orders, UNEQUAL, 2.0, sending) {
+                panic!("{kind} {p} {m} {v}: {error}");
             }
         }
     });
 }
 
 #[test]
-fn equal_arguments_give_equal_results() {
-    for_all(|kind, p, m, v| {
-        let once = orders(kind, p, m, v, &times(UNEQUAL)).unwrap();
-        assert_eq!(once, orders(kind, p, m, v, &times(UNEQUAL)).unwrap());
-        let timeline = || run(&once, UNEQUAL, 1.5, Sending::Instead).unwrap();
-        assert_eq!(timeline(), timeline());
-    });
+fn folded_zero_bubble_never_waits_when_times_are_equal() {
+    for p in 1..=16 {
+        for m in [2 * p, 2 * p + 1, 3 * p, 4 * p] {
+            let timeline = timeline(ScheduleKind::ZbV, p, m, 2, EQUAL);
+            assert_eq!(timeline.bubble(), Seconds::ZERO, "{p} {m}");
+            // two chunks of p micro-batches
+            assert!(timeline.ranks.iter().all(|rank| rank.peak.stored == Bytes(2 * p)), "{p} {m}");
+        }
+    }
 }
 
 #[test]
-fn folded_zero_bubble_waits_only_while_the_pipeline_fills() {
-    for (p, m) in [(1, 4), (2, 8), (3, 9), (4, 8), (4, 12), (5, 20), (6, 13), (7, 21), (8, 16), (8, 32), (10, 25), (12, 40), (16, 64)] {
-        let timeline = timeline(ScheduleKind::ZbV, p, m, 2, EQUAL);
-        // the last rank cannot start before p - 1 forward passes, and has six passes of each micro-batch to do
-        assert_eq!(timeline.span, Seconds((6 * m + p - 1) as f64), "{p} {m}");
-        assert_eq!(timeline.peak(), Bytes(2 * p), "{p} {m}");
-        // the paper's is none: up to 6 ranks it is the passes of one chunk at most, on more the last gradients come late to rank 0
-        let most = 3.0_f64.max(p as f64 - 3.0);
-        assert!(timeline.bubble() <= Seconds(most), "{p} {m}: {:?}", timeline.bubble());
+fn folded_zero_bubble_of_few_micro_batches_is_as_short_as_can_be() {
+    for p in 2..=16 {
+        for m in 1..=p {
+            let timeline = timeline(ScheduleKind::ZbV, p, m, 2, EQUAL);
+            // rank 0 ends with the last gradient, or the last rank with all gradients from its first one on
+            assert_eq!(timeline.span, Seconds((4 * p + 2 * m - 1).max(3 * p - 1 + 4 * m) as f64), "{p} {m}");
+            assert!(timeline.peak() <= Bytes(2 * m), "{p} {m}");
+        }
+    }
+}
+
+/// The bar is a bubble of F + B + W at most. With unequal times it is met on few ranks only: with (10, 12, 8) on 4. On
+/// more than 7 nothing meets it, as the least bubble in the docs of the schedule says. The search of Qi et al. gives 16,
+/// 48 and 116 on 4, 8 and 16 ranks where this order has 24, 56 and 120, and steps that are as long or longer.
+#[test]
+fn folded_zero_bubble_waits_for_what_the_gradients_differ() {
+    for unit @ [f, b, w] in [EQUAL, UNEQUAL, [10.0, 10.0, 8.0], [10.0, 20.0, 10.0], [10.0, 11.0, 6.0], [9.0, 21.0, 2.0]] {
+        for p in 1..=16 {
+            for m in [2 * p - 1, 2 * p, 3 * p + 1] {
+                let timeline = timeline(ScheduleKind::ZbV, p, m, 2, unit);
+                let others = (p - 1) as f64;
+                let bubble = 2.0 * others * (b - w);
+                assert_eq!(timeline.bubble(), Seconds(bubble), "{p} {m} {unit:?}");
+                assert_eq!(timeline.ranks[0].bubble, timeline.bubble());
+                assert_eq!(
+                    timeline.span,
+                    Seconds(2.0 * m as f64 * (f + b + w)) + Seconds(others * b).max(Seconds(bubble)),
+                    "{p} {m} {unit:?}"
+                );
+                assert_eq!(timeline.peak(), Bytes(2 * p), "{p} {m} {unit:?}");
+                assert_eq!(unit == UNEQUAL && bubble <= f + b + w, unit == UNEQUAL && p <= 4);
+            }
+        }
     }
 }
 
@@ -189,8 +204,8 @@ fn dual_pipe_waits_as_its_formula_says() {
 #[test]
 fn overlapped_pairs_take_their_own_time() {
     let (p, m) = (4, 16);
-    let orders = orders(ScheduleKind::DualPipeV, p, m, 2, &times(EQUAL)).unwrap();
-    let faster = StageCosts { both: Seconds(2.5), ..stage(EQUAL) };
+    let orders = orders(ScheduleKind::DualPipeV, p, m, 2).unwrap();
+    let faster = StageCosts { both: Some(Seconds(2.5)), ..stage(EQUAL) };
     let costs = Costs { stages: &[faster; 8], links: &[link(0.0); 7], sending: Sending::Beside };
     let timeline = simulate(&orders, &costs).unwrap();
     for (order, rank) in orders.ranks.iter().zip(&timeline.ranks) {
@@ -221,22 +236,24 @@ fn every_stage_lies_on_one_rank() {
 
 #[test]
 fn orders_that_cannot_be_are_refused() {
-    let unit = times(EQUAL);
-    assert_eq!(orders(ScheduleKind::GPipe, 0, 4, 1, &unit), Err(OrderError::Nothing { ranks: 0, micro_batches: 4 }));
-    assert_eq!(orders(ScheduleKind::GPipe, 4, 0, 1, &unit), Err(OrderError::Nothing { ranks: 4, micro_batches: 0 }));
-    for (kind, chunks) in
-        [(ScheduleKind::OneFOneB, 2), (ScheduleKind::Interleaved, 0), (ScheduleKind::ZbV, 1), (ScheduleKind::ZbV, 1 << 40)]
-    {
-        assert_eq!(orders(kind, 4, 8, chunks, &unit), Err(OrderError::Chunks { kind, chunks }));
+    for (ranks, micro_batches) in [(0, 4), (4, 0)] {
+        for (kind, _) in ScheduleKind::ALL {
+            assert_eq!(orders(kind, ranks, micro_batches, chunks_of(kind)[0]), Err(OrderError::Nothing { ranks, micro_batches }));
+        }
     }
-    let too_many = OrderError::TooMany { ranks: 2, chunks: 1, micro_batches: u64::MAX };
-    assert_eq!(orders(ScheduleKind::GPipe, 2, u64::MAX, 1, &unit), Err(too_many));
-    let negative = times([1.0, -1.0, 1.0]);
-    assert_eq!(orders(ScheduleKind::ZbV, 2, 4, 2, &negative), Err(OrderError::Times(negative)));
+    for (kind, _) in ScheduleKind::ALL {
+        for chunks in [0, 5, 1 << 40].into_iter().filter(|chunks| kind != ScheduleKind::Interleaved || *chunks != 5) {
+            assert_eq!(orders(kind, 4, 8, chunks), Err(OrderError::Chunks { kind, chunks }));
+        }
+        for (ranks, micro_batches) in [(2, u64::MAX), (u64::MAX, 2), (u64::MAX, u64::MAX), (1 << 11, 1)] {
+            let chunks = chunks_of(kind)[0];
+            assert_eq!(orders(kind, ranks, micro_batches, chunks), Err(OrderError::TooMany { ranks, chunks, micro_batches }));
+        }
+    }
 }
 
 fn work(kind: WorkKind, micro_batch: u64) -> Work {
-    Work { kind, chunk: 0, micro_batch }
+    Work { kind, piece: Piece { chunk: 0, micro_batch } }
 }
 
 /// Orders by hand, one chunk on each rank.
@@ -257,43 +274,84 @@ fn ranks_that_wait_for_each_other_are_named() {
     assert_eq!(
         error,
         SimulationError::Deadlock(vec![
-            waits(0, 1, work(Backward, 0), Needed::Input { stage: 1, micro_batch: 0 }),
-            waits(1, 1, work(Forward, 1), Needed::Forward { stage: 0, micro_batch: 1 }),
+            waits(0, 1, work(Backward, 0), Needed { pass: Pass::Input, stage: 1, micro_batch: 0 }),
+            waits(1, 1, work(Forward, 1), Needed { pass: Pass::Forward, stage: 0, micro_batch: 1 }),
         ])
     );
     assert_eq!(
         error.to_string(),
-        "ranks wait for each other: rank 0 at work 1 with the backward of micro-batch 0 in chunk 0 for the input gradient of \
-         micro-batch 0 on stage 1; rank 1 at work 1 with the forward of micro-batch 1 in chunk 0 for the forward of micro-batch 1 \
-         on stage 0"
+        "ranks wait for each other: rank 0 at work 1 with the backward pass of micro-batch 0 in chunk 0 for the input gradient \
+         of micro-batch 0 on stage 1; rank 1 at work 1 with the forward pass of micro-batch 1 in chunk 0 for the forward pass of \
+         micro-batch 1 on stage 0"
     );
     let weight_first = by_hand(1, &[&[(Forward, 0), (Weight, 0), (Input, 0)]]);
-    let waiting = waits(0, 1, work(Weight, 0), Needed::Input { stage: 0, micro_batch: 0 });
+    let waiting = waits(0, 1, work(Weight, 0), Needed { pass: Pass::Input, stage: 0, micro_batch: 0 });
     assert_eq!(run(&weight_first, EQUAL, 0.0, Sending::Beside), Err(SimulationError::Deadlock(vec![waiting])));
 }
 
 #[test]
 fn orders_that_are_not_a_step_are_refused() {
-    let error = |order: &[(WorkKind, u64)]| run(&by_hand(1, &[order]), EQUAL, 0.0, Sending::Beside).unwrap_err();
+    let error = |m, order: &[(WorkKind, u64)]| run(&by_hand(m, &[order]), EQUAL, 0.0, Sending::Beside).unwrap_err();
     for kind in [Forward, Input, Weight] {
-        let twice = [(Forward, 0), (Backward, 0), (kind, 0)];
-        assert_eq!(error(&twice), SimulationError::Twice { rank: 0, work: work(kind, 0) });
+        // as many of each pass as there should be, but some of the wrong piece
+        let mut order = [(Forward, 0), (Input, 0), (Weight, 0), (kind, 0), (Forward, 1), (Input, 1), (Weight, 1)].to_vec();
+        order.remove(order.iter().rposition(|work| work.0 == kind).unwrap());
+        assert_eq!(error(2, &order), SimulationError::Twice { rank: 0, work: work(kind, 0) });
     }
-    assert_eq!(error(&[(Forward, 1)]), SimulationError::NoSuch { rank: 0, piece: Piece { chunk: 0, micro_batch: 1 } });
-    for (order, pass) in [(&[][..], Pass::Forward), (&[(Forward, 0)][..], Pass::Input), (&[(Forward, 0), (Input, 0)][..], Pass::Weight)] {
-        assert_eq!(error(order), SimulationError::Missing { rank: 0, pass, done: 0, all: 1 });
+    assert_eq!(error(1, &[(Forward, 1)]), SimulationError::NoSuch { rank: 0, piece: Piece { chunk: 0, micro_batch: 1 } });
+    let count = |what: &str, needed, given| SimulationError::Count { what: what.to_owned(), needed, given };
+    for (pass, order) in Pass::ALL.iter().zip([&[][..], &[(Forward, 0)][..], &[(Forward, 0), (Input, 0)][..]]) {
+        assert_eq!(error(1, order), count(&format!("works of rank 0 with a {pass}"), 1, 0));
     }
-    let orders = by_hand(1, &[&[], &[]]);
-    for (stages, links, what, placed, given) in [(1, 1, "stages", 2, 1), (2, 2, "boundaries", 1, 2)] {
+    assert_eq!(error(1, &[(Forward, 0), (Forward, 0)]), count("works of rank 0 with a forward pass", 1, 2));
+    assert_eq!(error(u64::MAX, &[]).to_string(), format!("there must be {} works of rank 0 with a forward pass, not 0", u64::MAX));
+    let all = [(Forward, 0), (Backward, 0)];
+    let orders = by_hand(1, &[&all, &all]);
+    for (stages, links, what, needed, given) in [(1, 1, "stages", 2, 1), (2, 2, "boundaries", 1, 2)] {
         let costs = Costs { stages: &vec![stage(EQUAL); stages], links: &vec![link(0.0); links], sending: Sending::Beside };
-        assert_eq!(simulate(&orders, &costs), Err(SimulationError::Count { what, placed, given }));
+        assert_eq!(simulate(&orders, &costs), Err(count(&format!("{what} with costs"), needed, given)));
+    }
+    let no_ranks = Orders { ranks: Vec::new(), ..orders };
+    assert_eq!(run(&no_ranks, EQUAL, 0.0, Sending::Beside), Err(count("ranks", 2, 0)));
+}
+
+#[test]
+fn costs_that_are_none_are_refused() {
+    let orders = orders(ScheduleKind::OneFOneB, 3, 8, 1).unwrap();
+    let change = |seconds: f64, which: usize| {
+        let (mut stages, mut links) = ([stage(EQUAL); 3], [link(1.0); 2]);
+        let time = Seconds(seconds);
+        match which {
+            0 => stages[2].forward = time,
+            1 => stages[2].input = time,
+            2 => stages[2].weight = time,
+            3 => stages[2].both = Some(time),
+            4 => links[1].forward = time,
+            _ => links[1].backward = time,
+        }
+        simulate(&orders, &Costs { stages: &stages, links: &links, sending: Sending::Instead })
+    };
+    let names = ["forward pass on stage 2", "input gradient on stage 2", "weight gradient on stage 2", "overlapped pair on stage 2"];
+    let names = names.iter().chain(&["send forward over boundary 1", "send back over boundary 1"]);
+    for (which, name) in names.enumerate() {
+        for seconds in [f64::NAN, -1.0, -f64::MIN_POSITIVE, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(change(seconds, which).unwrap_err().to_string(), format!("the {name} cannot be {seconds} seconds"));
+        }
+        // each is a number, but not the time of the step
+        assert_eq!(change(f64::MAX / 4.0, which), Err(SimulationError::TooMuch { micro_batches: 8 }));
+        assert!(change(0.0, which).is_ok());
+    }
+    for (bytes, fits) in [(u64::MAX / 24, true), (u64::MAX / 8, false), (u64::MAX, false)] {
+        let stage = StageCosts { until_weight: Bytes(bytes), ..StageCosts::default() };
+        let costs = Costs { stages: &[stage; 3], links: &[link(0.0); 2], sending: Sending::Beside };
+        assert_eq!(simulate(&orders, &costs).is_ok(), fits);
     }
 }
 
 #[test]
 fn slow_stages_set_the_pace() {
     let stages = [stage([1.0, 1.0, 1.0]), stage([4.0, 4.0, 4.0]), stage([2.0, 2.0, 2.0])];
-    let orders = orders(ScheduleKind::GPipe, 3, 5, 1, &times(EQUAL)).unwrap();
+    let orders = orders(ScheduleKind::GPipe, 3, 5, 1).unwrap();
     let timeline = simulate(&orders, &Costs { stages: &stages, links: &[link(0.0); 2], sending: Sending::Beside }).unwrap();
     // each way: all stages once, then the slowest for each further micro-batch
     assert_eq!(timeline.span, Seconds((7.0 + 4.0 * 4.0) * 3.0));
@@ -307,32 +365,71 @@ fn sends_take_the_time_of_their_boundary() {
     let orders = by_hand(2, &[&all, &all]);
     let links = [LinkCosts { forward: Seconds(3.0), backward: Seconds(0.5) }];
     let starts = |timeline: &Timeline, rank: usize| timeline.ranks[rank].runs.iter().map(|run| run.start.0).collect::<Vec<_>>();
-    let sends = |timeline: &Timeline| -> Vec<_> {
-        timeline.transfers.iter().map(|sent| (sent.from, sent.micro_batch, sent.start.0, sent.end.0)).collect()
-    };
+    let exposed = |timeline: &Timeline| timeline.ranks.iter().map(|rank| rank.exposed.0).collect::<Vec<_>>();
 
     let beside = simulate(&orders, &Costs { stages: &[stage(EQUAL); 2], links: &links, sending: Sending::Beside }).unwrap();
     // the second output is there at 2 and waits for the link until 4
-    assert_eq!(sends(&beside), [(0, 0, 1.0, 4.0), (0, 1, 4.0, 7.0), (1, 0, 10.0, 10.5), (1, 1, 12.0, 12.5)]);
     assert_eq!(starts(&beside, 0), [0.0, 1.0, 10.5, 12.5]);
     assert_eq!(starts(&beside, 1), [4.0, 7.0, 8.0, 10.0]);
-    assert_eq!(beside.transfers[0], Transfer { from: 0, to: 1, micro_batch: 0, start: Seconds(1.0), end: Seconds(4.0) });
-    assert_eq!(beside.ranks[1].runs[0], Run { work: work(Forward, 0), start: Seconds(4.0), end: Seconds(5.0) });
+    // rank 0 waits for half a second for the first gradient and works while the second comes; rank 1 waits from 1 until 4
+    // and, though the second output is made, from 5 until 7
+    assert_eq!(exposed(&beside), [0.5, 5.0]);
+    assert_eq!(beside.ranks[0].bubble, Seconds(8.5));
+    assert_eq!(beside.ranks[1].runs[0], Run { start: Seconds(4.0), end: Seconds(5.0) });
 
     let instead = simulate(&orders, &Costs { stages: &[stage(EQUAL); 2], links: &links, sending: Sending::Instead }).unwrap();
-    // rank 0 sends until 4 before it goes on; rank 1 is held up for 3 from 5 on, and rank 0 for half a second before each backward
-    assert_eq!(sends(&instead), [(0, 0, 1.0, 4.0), (0, 1, 5.0, 8.0), (1, 0, 11.0, 11.5), (1, 1, 13.5, 14.0)]);
+    // rank 0 sends until 4 before it goes on, and from 5 until 8; rank 1 is held up from 1 until 4 and from 5 until 8, and
+    // each for half a second by each gradient
     assert_eq!(starts(&instead, 0), [0.0, 4.0, 11.5, 14.0]);
     assert_eq!(starts(&instead, 1), [4.0, 8.0, 9.0, 11.5]);
+    assert_eq!(exposed(&instead), [7.0, 7.0]);
     assert_eq!(instead.span, Seconds(16.0));
 }
 
 #[test]
 fn nothing_is_sent_within_a_rank() {
-    let timeline = run(&orders(ScheduleKind::ZbV, 2, 4, 2, &times(EQUAL)).unwrap(), EQUAL, 100.0, Sending::Beside).unwrap();
-    // of three boundaries the one in the middle is between the chunks of rank 1
-    assert_eq!(timeline.transfers.len(), 2 * 2 * 4);
-    assert!(timeline.transfers.iter().all(|sent| (sent.from, sent.to) != (1, 2) && (sent.from, sent.to) != (2, 1)));
+    let orders = orders(ScheduleKind::ZbV, 1, 4, 2).unwrap();
+    for sending in [Sending::Beside, Sending::Instead] {
+        let timeline = run(&orders, EQUAL, 100.0, sending).unwrap();
+        assert_eq!((timeline.span, timeline.ranks[0].exposed), (Seconds(24.0), Seconds::ZERO));
+    }
+}
+
+#[test]
+fn exposed_sends_are_part_of_what_a_rank_does_not_work() {
+    for_all(|kind, p, m, v| {
+        for sending in [Sending::Beside, Sending::Instead] {
+            let timeline = run(&orders(kind, p, m, v).unwrap(), UNEQUAL, 3.0, sending).unwrap();
+            for rank in &timeline.ranks {
+                assert!(rank.exposed <= timeline.span - rank.busy, "{kind} {p} {m} {v}");
+                assert_eq!(rank.exposed > Seconds::ZERO, p > 1, "{kind} {p} {m} {v}");
+            }
+        }
+    });
+}
+
+/// A plan that is pinned is evaluated in 50 ms, of which these are a part.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "a bar for optimised code")]
+fn long_steps_are_quick() {
+    for (kind, _) in ScheduleKind::ALL {
+        for v in chunks_of(kind) {
+            let best = |what: &mut dyn FnMut()| {
+                let time = |()| {
+                    let start = Instant::now();
+                    what();
+                    start.elapsed()
+                };
+                [(); 10].map(time).into_iter().min().unwrap()
+            };
+            let orders = || orders(kind, 16, 512, *v).unwrap();
+            let order = best(&mut || drop(orders()));
+            let orders = orders();
+            let simulate = best(&mut || drop(run(&orders, UNEQUAL, 1.0, Sending::Beside)));
+            println!("{kind} of {v} chunks: {order:?} and {simulate:?}");
+            assert!(order.max(simulate) <= Duration::from_millis(5), "{kind} of {v} chunks: {order:?} and {simulate:?}");
+        }
+    }
 }
 
 #[test]
