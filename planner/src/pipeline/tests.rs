@@ -408,26 +408,29 @@ fn exposed_sends_are_part_of_what_a_rank_does_not_work() {
     });
 }
 
-/// A plan that is pinned is evaluated in 50 ms, of which these are a part.
+/// A plan that is pinned is evaluated in 50 ms, of which these are a part. Other tests run at the same time, so the best
+/// of some tries counts.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a bar for optimised code")]
 fn long_steps_are_quick() {
+    const MOST: Duration = Duration::from_millis(5);
     for (kind, _) in ScheduleKind::ALL {
         for v in chunks_of(kind) {
-            let best = |what: &mut dyn FnMut()| {
-                let time = |()| {
-                    let start = Instant::now();
-                    what();
-                    start.elapsed()
-                };
-                [(); 10].map(time).into_iter().min().unwrap()
-            };
-            let orders = || orders(kind, 16, 512, *v).unwrap();
-            let order = best(&mut || drop(orders()));
-            let orders = orders();
-            let simulate = best(&mut || drop(run(&orders, UNEQUAL, 1.0, Sending::Beside)));
-            println!("{kind} of {v} chunks: {order:?} and {simulate:?}");
-            assert!(order.max(simulate) <= Duration::from_millis(5), "{kind} of {v} chunks: {order:?} and {simulate:?}");
+            let tries = (0..100).map(|_| {
+                let start = Instant::now();
+                let orders = orders(kind, 16, 512, *v).unwrap();
+                let ordered = Instant::now();
+                run(&orders, UNEQUAL, 1.0, Sending::Beside).unwrap();
+                (ordered - start).max(ordered.elapsed())
+            });
+            let mut best = Duration::MAX;
+            for time in tries {
+                best = best.min(time);
+                if best <= MOST {
+                    break;
+                }
+            }
+            assert!(best <= MOST, "{kind} of {v} chunks: {best:?}");
         }
     }
 }
