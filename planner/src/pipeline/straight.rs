@@ -24,7 +24,8 @@ pub fn one_f_one_b(ranks: u64, rank: u64, micro_batches: u64) -> Vec<Work> {
 ///
 /// A last group that is smaller would let ranks wait for each other for ever: the count of passes ahead holds for full
 /// groups only. So the order is that of a full group, without the micro-batches that do not exist. To leave some out
-/// keeps an order legal, since no micro-batch waits for another one's result.
+/// keeps an order legal, since no micro-batch waits for another one's result. The bubble is then larger than the
+/// `(p - 1) (F + B + W)` of full groups, times of a chunk, but the step takes no longer than with the group filled up.
 pub fn interleaved(ranks: u64, rank: u64, micro_batches: u64, chunks: u32) -> Vec<Work> {
     if chunks == 1 {
         return one_f_one_b(ranks, rank, micro_batches);
