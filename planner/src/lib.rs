@@ -12,6 +12,7 @@ pub mod layouts;
 pub mod mesh;
 mod nearest;
 pub mod pins;
+pub mod pipeline;
 pub mod plan;
 pub mod search;
 pub mod stages;
