@@ -113,6 +113,7 @@ fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
             };
             Failure::told("partita::plan::too_many_stages", cut, Some(help))
         }
+        SearchError::Order(order) => Failure::told("partita::plan::no_order", order, Some("leave `schedule` or `vpp` open".to_owned())),
         SearchError::Layout(layout) => {
             let help = "leave `tp`, `cp` or `sp` open, or allow uneven splits by leaving out `--even`".to_owned();
             Failure::told("partita::plan::no_layout", layout, Some(help))

@@ -3,6 +3,7 @@
 //! - [`dealing`]: the layouts of a foreign stack inside its pins;
 //! - [`groups`], [`sections`]: kernels, what moves, and what is saved for the backward pass, a micro-batch at a time;
 //! - [`kernel_time`], [`constants`]: the time of a kernel and what devices reach;
+//! - [`pipe`]: the simulation of the pipeline;
 //! - [`stack`]: what the engine that executes the plan fuses, overlaps and stores;
 //! - [`step`]: everything put together;
 //! - [`choose`]: the fastest candidate that the pins leave.
@@ -12,6 +13,7 @@ pub mod constants;
 pub mod dealing;
 pub mod groups;
 pub mod kernel_time;
+pub mod pipe;
 pub mod sections;
 pub mod stack;
 pub mod step;

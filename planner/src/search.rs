@@ -43,6 +43,9 @@ pub enum SearchError {
     /// The model cannot be cut so.
     #[error(transparent)]
     Cut(#[from] CutError),
+    /// The pipeline has no such order.
+    #[error(transparent)]
+    Order(#[from] crate::pipeline::OrderError),
     /// Plans were found, but none fits into memory.
     #[error(
         "no plan fits: the smallest ({strategy}) takes {needed} bytes on its fullest rank and a device has {memory}; use more ranks, or a smaller micro-batch or model"

@@ -165,13 +165,14 @@ pub fn prepare(model: &Model<'_>, stack: &Stack, decisions: &Decisions, graph: &
     let setup = Setup {
         degrees,
         vpp: decisions.vpp,
+        sp: decisions.sp,
         zero: decisions.zero,
         zero_group: decisions.zero_group,
         schedule: decisions.schedule,
         precision: model.train.precision,
     };
     let carried = BTreeMap::new();
-    Ok(Prepared::new(graph, &mesh, stack, Chosen { signatures: &signatures, carried: &carried }, setup)?)
+    Prepared::new(graph, &mesh, stack, Chosen { signatures: &signatures, carried: &carried }, setup)
 }
 
 /// Most sequences of a micro-batch that an open search tries.

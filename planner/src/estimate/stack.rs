@@ -87,6 +87,10 @@ pub struct Stack {
     pub ring_us: f64,
     /// Whether they may be hidden at all; else they come after the backward pass.
     pub data_overlaps: bool,
+    /// Whether a pipeline rank does nothing while it sends.
+    pub blocking_sends: bool,
+    /// Whether tensor ranks that hold the same send a part each and gather it behind.
+    pub sends_parts: bool,
     /// Time of the host to issue a kernel, which is the least that one takes.
     pub issue_us: f64,
     /// Time of a step that does not depend on the model: logging, scalars brought to the host.

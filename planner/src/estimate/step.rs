@@ -12,6 +12,7 @@ use partita_ir::signature::SizedRule;
 use super::constants::Reach;
 use super::groups::is_product;
 use super::kernel_time::Pricing;
+use super::pipe::{self, ChunkCost};
 use super::sections::{Chosen, Context, Place, Section, Work};
 use super::stack::{Recipe, Regather, Stack};
 use crate::cluster::Cluster;
@@ -19,7 +20,9 @@ use crate::collective::{self, Collective, Spread};
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, Degrees, MeshPlan};
 use crate::pins::ScheduleKind;
-use crate::stages::{CutError, StageCut};
+use crate::pipeline::Orders;
+use crate::search::SearchError;
+use crate::stages::StageCut;
 
 /// A plan as far as time and memory depend on it.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Setup {
     pub degrees: Degrees,
     /// Chunks of the model on each pipeline rank.
     pub vpp: u64,
+    /// Whether tensor ranks deal out positions between products.
+    pub sp: bool,
     /// ZeRO stage.
     pub zero: u8,
     /// Data-parallel ranks that share shards; all of them if absent.
@@ -60,8 +65,12 @@ pub struct Prepared {
     /// The plan.
     pub setup: Setup,
     mesh: MeshPlan,
+    /// Who does what in which order.
+    orders: Orders,
     /// Bytes handed from stage to stage in each direction.
     hop_bytes: f64,
+    /// Tensor ranks that hold the same of them.
+    senders: f64,
     /// Floating-point operations of a step without recomputation, the masked half of attention counted, over all ranks.
     pub model_flops: f64,
     spreads: RefCell<BTreeMap<Vec<usize>, Vec<Spread>>>,
@@ -176,7 +185,7 @@ impl Times {
 
 impl Prepared {
     /// Lays out the work of a training step.
-    pub fn new(graph: &Graph, mesh: &MeshPlan, stack: &Stack, chosen: Chosen<'_>, setup: Setup) -> Result<Self, CutError> {
+    pub fn new(graph: &Graph, mesh: &MeshPlan, stack: &Stack, chosen: Chosen<'_>, setup: Setup) -> Result<Self, SearchError> {
         let weights = weights(graph, mesh, &chosen);
         let context = Context::new(graph, mesh, stack, chosen);
         let sections = context.sections();
@@ -209,7 +218,9 @@ impl Prepared {
             .collect();
         let model_flops = model_flops(graph);
         let hop_bytes = hop_bytes(graph, &context);
-        Ok(Self { sections, weights, cut, chunks, setup, mesh: mesh.clone(), hop_bytes, model_flops, spreads: RefCell::default() })
+        let senders = if setup.sp { 1.0 } else { setup.degrees.tp as f64 };
+        let orders = pipe::ordered(setup.schedule, setup.degrees.pp, mesh.micro_batches, setup.vpp)?;
+        Ok(Self { sections, weights, cut, chunks, setup, mesh: mesh.clone(), orders, hop_bytes, senders, model_flops, spreads: RefCell::default() })
     }
 
     fn spreads(&self, cluster: &Cluster, axes: &[usize]) -> Vec<Spread> {
@@ -292,12 +303,19 @@ impl Prepared {
         let mut rank_times = vec![Times::default(); pp];
         chunk_times.iter().enumerate().for_each(|(chunk, times)| rank_times[self.rank_of(chunk)].add(times, 1.0));
         let slowest = (0..pp).max_by(|a, b| rank_times[*a].total().total_cmp(&rank_times[*b].total())).unwrap_or(0);
-        let busy = rank_times[slowest].total() * m;
-        // per-micro-batch transfers of ZeRO 3 stand in the busiest rank's way
         let data = self.data(cluster, stack, slowest, &rank_times[slowest]);
-        let hop = if pp > 1 { self.hop(cluster) } else { 0.0 };
-        let others: f64 = rank_times.iter().map(Times::total).sum::<f64>() - rank_times[slowest].total();
-        let fill = (others + 2.0 * hop * (count - 1) as f64) / setup.vpp as f64;
+        let costs: Vec<ChunkCost> = chunk_times
+            .iter()
+            .enumerate()
+            .map(|(chunk, times)| ChunkCost {
+                forward: times.forward,
+                input: times.backward,
+                weight: times.weights,
+                saved: self.saved(chunk),
+            })
+            .collect();
+        let run = pipe::run(&self.orders, &costs, self.hop(cluster, stack), stack.blocking_sends);
+        let fill = run.span - run.busy;
         let mut kinds = Breakdown::default();
         let mut total = Times::default();
         total.add(&rank_times[slowest], m);
@@ -307,9 +325,8 @@ impl Prepared {
         kinds.data_hidden = data.hidden;
         kinds.optimizer = data.optimizer;
         kinds.host = stack.step_ms * 1e-3;
-        let step_seconds = busy + fill + data.exposed + data.optimizer + kinds.host;
-        let memory = self.memory(stack);
-        let (fullest, parts) = memory;
+        let step_seconds = run.span + data.exposed + data.optimizer + kinds.host;
+        let (fullest, parts) = self.memory(stack, &run);
         let live = parts.total();
         let peak = cluster.device.peak(setup.precision).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
         Estimate {
@@ -321,22 +338,23 @@ impl Prepared {
             memory_reserved_bytes: live * (1.0 + stack.fragmentation) + stack.context_mib * 1_048_576.0,
             memory: parts,
             fullest_stage: fullest as u64,
-            peak_moment: self.peak_moment(fullest),
+            peak_moment: run.peaks[fullest].1.clone(),
         }
     }
 
     /// The pipeline rank that a chunk lives on.
     fn rank_of(&self, chunk: usize) -> usize {
-        let pp = self.setup.degrees.pp as usize;
-        match self.setup.schedule {
-            ScheduleKind::ZbV | ScheduleKind::DualPipeV if chunk >= pp => 2 * pp - 1 - chunk,
-            _ => chunk % pp,
-        }
+        self.orders.placement.rank(chunk as u64) as usize
     }
 
-    fn hop(&self, cluster: &Cluster) -> f64 {
+    /// Seconds to hand what a repeat carries to the next stage; tensor ranks that hold the same may send a part each.
+    fn hop(&self, cluster: &Cluster, stack: &Stack) -> f64 {
+        if self.setup.degrees.pp == 1 {
+            return 0.0;
+        }
         let link = cluster.link(self.mesh.mesh.ranks(), self.setup.degrees.pp);
-        link.latency.0 + self.hop_bytes / link.rate.0
+        let parts = if stack.sends_parts { self.senders } else { 1.0 };
+        link.latency.0 + self.hop_bytes / parts / link.rate.0
     }
 
     /// Weights of a pipeline rank by layer: (elements, layers), what is outside of loops counting as a layer each.
@@ -444,7 +462,7 @@ impl Prepared {
     }
 
     /// The fullest pipeline rank and what it holds.
-    fn memory(&self, stack: &Stack) -> (usize, MemoryBreakdown) {
+    fn memory(&self, stack: &Stack, run: &pipe::Run) -> (usize, MemoryBreakdown) {
         let pp = self.setup.degrees.pp as usize;
         let recipe = self.recipe(stack);
         let (_, sharing) = self.sharers();
@@ -458,10 +476,7 @@ impl Prepared {
                 optimizer: elements * recipe.optimizer / shard(1),
                 ..MemoryBreakdown::default()
             };
-            for chunk in (0..self.chunks.len()).filter(|chunk| self.rank_of(*chunk) == rank) {
-                let flight = self.in_flight(rank, chunk);
-                held.activations += self.saved(chunk) * flight;
-            }
+            held.activations = run.peaks[rank].0;
             let places = self.sections.iter().filter(|section| match section.place {
                 Place::Before => self.rank_of(0) == rank,
                 Place::After => self.rank_of(self.chunks.len() - 1) == rank,
@@ -471,13 +486,6 @@ impl Prepared {
             (rank, held)
         };
         (0..pp).map(of_rank).max_by(|a, b| a.1.total().total_cmp(&b.1.total())).unwrap_or_default()
-    }
-
-    /// When a rank holds most: as the first backward pass begins, with all that is then in flight.
-    fn peak_moment(&self, rank: usize) -> String {
-        let chunks: Vec<usize> = (0..self.chunks.len()).filter(|chunk| self.rank_of(*chunk) == rank).collect();
-        let flight: f64 = chunks.iter().map(|chunk| self.in_flight(rank, *chunk)).fold(0.0, f64::max);
-        format!("backward pass of the first micro-batch, {flight} in flight")
     }
 
     /// Bytes that one micro-batch leaves on a chunk for its backward pass.
@@ -491,32 +499,6 @@ impl Prepared {
                 _ => 0.0,
             })
             .sum()
-    }
-
-    /// Micro-batches whose activations a chunk holds at once.
-    fn in_flight(&self, rank: usize, chunk: usize) -> f64 {
-        let (pp, v, m) = (self.setup.degrees.pp, self.setup.vpp, self.mesh.micro_batches);
-        let rank = rank as u64;
-        let held = match self.setup.schedule {
-            ScheduleKind::GPipe => m,
-            _ if v > 1 => {
-                // warm-up of 2 (p - r - 1) + (v - 1) p chunks and one more, the earlier chunks of a rank first
-                let all = (2 * (pp - rank - 1) + (v - 1) * pp + 1).min(m * v);
-                let local = chunk as u64 / pp;
-                let rounds = all / pp;
-                let rest = all % pp;
-                let full = rounds / v * pp;
-                full + if local < rounds % v {
-                    pp
-                } else if local == rounds % v {
-                    rest
-                } else {
-                    0
-                }
-            }
-            _ => pp - rank,
-        };
-        held.min(m) as f64
     }
 }
 

@@ -68,6 +68,19 @@ pub enum WorkKind {
     },
 }
 
+impl WorkKind {
+    /// What it is, in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            WorkKind::Forward => "forward pass",
+            WorkKind::Backward => "backward pass",
+            WorkKind::Input => "gradient of the inputs",
+            WorkKind::Weight => "gradient of the weights",
+            WorkKind::Both { .. } => "forward pass (with a backward pass beside it)",
+        }
+    }
+}
+
 /// A thing that a rank does without a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Work {
