@@ -46,6 +46,7 @@ knobs! {
     "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, ANY, |reach, _| &mut reach.misaligned;
     "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
     "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
+    "tensor wait", "milliseconds that ranks of Megatron-DeepSpeed wait for each other at a tensor-parallel collective", 0.0..6.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_wait_ms;
     "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
     "data exposed internevo", "the same of InternEvo's", 0.0..1.0, &["internevo"], |_, stack| &mut stack.data_exposed;
     "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
@@ -83,9 +84,12 @@ pub fn estimate(case: &Case, values: Option<&Values>) -> Estimate {
 }
 
 /// Off by, as a logarithm.
+fn residual(case: &Case, values: &Values) -> f64 {
+    (estimate(case, Some(values)).step_seconds / case.row.step_time_s.unwrap_or(1.0)).ln()
+}
+
 fn residuals(cases: &[&Case], values: &Values) -> Vec<f64> {
-    let off = |case: &&Case| (estimate(case, Some(values)).step_seconds / case.row.step_time_s.unwrap_or(1.0)).ln();
-    cases.iter().map(off).collect()
+    cases.iter().map(|case| residual(case, values)).collect()
 }
 
 /// A large error counts less than its square.
@@ -110,7 +114,10 @@ pub fn fit(cases: &[&Case], start: &Values) -> Values {
                 let step = 1e-3 * span(n) * if at[n] + 1e-3 * span(n) > KNOBS[n].bounds.1 { -1.0 } else { 1.0 };
                 let mut moved = at.clone();
                 moved[n] += step;
-                residuals(cases, &moved).iter().zip(&off).map(|(a, b)| (a - b) / step * span(n)).collect()
+                let moved = |(case, off): (&&Case, &f64)| {
+                    if KNOBS[n].is_of(case) { (residual(case, &moved) - off) / step * span(n) } else { 0.0 }
+                };
+                cases.iter().zip(&off).map(moved).collect()
             })
             .collect();
         let weight: Vec<f64> = off.iter().map(|off| 1.0 / (1.0 + (off / SOFT).powi(2)).sqrt()).collect();

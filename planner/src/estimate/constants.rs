@@ -50,19 +50,19 @@ pub fn reach(device: &Device) -> Reach {
         };
     }
     let ampere = Reach {
-        gemm: 0.735,
-        gemm_fp8: 0.519,
+        gemm: 0.731,
+        gemm_fp8: 0.507,
         ramp_k: 32.0,
-        memory: 0.583,
+        memory: 0.569,
         flash1: 0.395,
         flash2: 0.62,
         cudnn: 0.6,
-        attention_backward: 0.7,
-        scores: 3.94,
-        misaligned: 0.065,
+        attention_backward: 0.700,
+        scores: 4.000,
+        misaligned: 0.064,
     };
     if hopper || blackwell {
-        return Reach { gemm: 0.625, flash1: 0.217, flash2: 0.36, cudnn: 0.677, ..ampere };
+        return Reach { gemm: 0.619, flash1: 0.218, flash2: 0.36, cudnn: 0.729, ..ampere };
     }
     ampere
 }

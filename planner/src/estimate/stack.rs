@@ -79,6 +79,8 @@ pub struct Stack {
     pub logits_bytes: f64,
     /// The part of a tensor-parallel collective that nothing hides.
     pub tensor_exposed: f64,
+    /// What each tensor-parallel collective takes longer because ranks do not come to it at once.
+    pub tensor_wait_ms: f64,
     /// The part of a context-parallel transfer that nothing hides.
     pub context_exposed: f64,
     /// The part of gradients' and parameters' transfers that stays exposed although there is work to hide them under.

@@ -263,8 +263,9 @@ impl Prepared {
                 }
             }
             for step in &section.moves {
-                let seconds = self.collective(pricing.cluster, &step.axes, step.collective, step.received);
                 let stack = pricing.stack;
+                let wait = if step.for_use == AxisUse::Tensor { stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64 } else { 0.0 };
+                let seconds = self.collective(pricing.cluster, &step.axes, step.collective, step.received) + wait;
                 let kinds = &mut times.kinds;
                 let (part, exposed, hidden) = match step.for_use {
                     AxisUse::Context => (stack.context_exposed, &mut kinds.context_exposed, &mut kinds.context_hidden),
