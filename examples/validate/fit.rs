@@ -11,6 +11,8 @@ pub struct Knob {
     pub name: &'static str,
     pub meaning: &'static str,
     bounds: (f64, f64),
+    /// What is thought of it before any row is seen.
+    prior: f64,
     /// The device kinds or stacks that have it.
     of: &'static [&'static str],
     field: for<'a> fn(&'a mut Reach, &'a mut Stack) -> &'a mut f64,
@@ -21,11 +23,12 @@ const HOPPER: &[&str] = &["h100", "h100-500w", "h800", "h200"];
 const ANY: &[&str] = &[];
 
 macro_rules! knobs {
-    ($($name:literal, $meaning:literal, $low:literal .. $high:literal, $of:expr, $field:expr;)*) => {
+    ($($name:literal, $meaning:literal, $low:literal .. $high:literal, $prior:literal, $of:expr, $field:expr;)*) => {
         pub const KNOBS: &[Knob] = &[$(Knob {
             name: $name,
             meaning: $meaning,
             bounds: ($low, $high),
+            prior: $prior,
             of: $of,
             field: $field,
         }),*];
@@ -34,24 +37,24 @@ macro_rules! knobs {
 
 // each knob is one number that every row of its devices or stacks shares
 knobs! {
-    "gemm a100", "of the 16-bit peak that large matrix products reach on A100", 0.5..1.0, AMPERE, |reach, _| &mut reach.gemm;
-    "gemm h100", "the same on Hopper", 0.4..1.0, HOPPER, |reach, _| &mut reach.gemm;
-    "gemm fp8 h100", "of the 8-bit peak that they reach on Hopper, casts included", 0.3..1.0, HOPPER, |reach, _| &mut reach.gemm_fp8;
-    "memory", "of the memory bandwidth that streaming kernels reach", 0.4..1.0, ANY, |reach, _| &mut reach.memory;
-    "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100", 0.2..0.9, AMPERE, |reach, _| &mut reach.flash1;
-    "flash1 h100", "the same on Hopper", 0.1..0.7, HOPPER, |reach, _| &mut reach.flash1;
-    "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, HOPPER, |reach, _| &mut reach.cudnn;
-    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.7..1.0, ANY, |reach, _| &mut reach.attention_backward;
-    "scores", "times the traffic of passes over scores in memory", 0.5..4.0, ANY, |reach, _| &mut reach.scores;
-    "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, ANY, |reach, _| &mut reach.misaligned;
-    "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
-    "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
-    "tensor wait", "milliseconds that ranks of Megatron-DeepSpeed wait for each other at a tensor-parallel collective", 0.0..6.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_wait_ms;
-    "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
-    "data exposed internevo", "the same of InternEvo's", 0.0..1.0, &["internevo"], |_, stack| &mut stack.data_exposed;
-    "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
-    "optimizer passes", "times the traffic of one fused pass that an eager optimizer takes", 1.0..20.0, &["fsdp"], |_, stack| &mut stack.optimizer_passes;
-    "step", "milliseconds of a step of eager FSDP that do not depend on the model", 0.0..100.0, &["fsdp"], |_, stack| &mut stack.step_ms;
+    "gemm a100", "of the 16-bit peak that large matrix products reach on A100", 0.5..1.0, 0.75, AMPERE, |reach, _| &mut reach.gemm;
+    "gemm h100", "the same on Hopper", 0.4..1.0, 0.65, HOPPER, |reach, _| &mut reach.gemm;
+    "gemm fp8 h100", "of the 8-bit peak that they reach on Hopper, casts included", 0.3..1.0, 0.55, HOPPER, |reach, _| &mut reach.gemm_fp8;
+    "memory", "of the memory bandwidth that streaming kernels reach", 0.4..1.0, 0.75, ANY, |reach, _| &mut reach.memory;
+    "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100; 0.3 to 0.5 by Dao 2023", 0.3..0.5, 0.4, AMPERE, |reach, _| &mut reach.flash1;
+    "flash1 h100", "the same on Hopper", 0.1..0.7, 0.2, HOPPER, |reach, _| &mut reach.flash1;
+    "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, 0.6, HOPPER, |reach, _| &mut reach.cudnn;
+    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.7..1.0, 0.8, ANY, |reach, _| &mut reach.attention_backward;
+    "scores", "times the traffic of passes over scores in memory", 0.5..8.0, 2.0, ANY, |reach, _| &mut reach.scores;
+    "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, 0.25, ANY, |reach, _| &mut reach.misaligned;
+    "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, 0.3, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
+    "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, 1.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
+    "tensor wait", "milliseconds that ranks of Megatron-DeepSpeed wait for each other at a tensor-parallel collective", 0.0..6.0, 0.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_wait_ms;
+    "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, 0.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
+    "data exposed internevo", "the same of InternEvo's", 0.0..1.0, 0.5, &["internevo"], |_, stack| &mut stack.data_exposed;
+    "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, 1.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
+    "optimizer passes", "times the traffic of one fused pass that an eager optimizer takes", 1.0..20.0, 4.0, &["fsdp"], |_, stack| &mut stack.optimizer_passes;
+    "step", "milliseconds of a step of eager FSDP that do not depend on the model", 0.0..100.0, 0.0, &["fsdp"], |_, stack| &mut stack.step_ms;
 }
 
 /// A value for each knob.
@@ -72,6 +75,12 @@ pub fn values(cases: &[&Case]) -> Values {
         *(knob.field)(&mut reached, &mut stack)
     };
     KNOBS.iter().map(of).collect()
+}
+
+/// What is thought of each knob before any row is seen: by the literature where it says something (matrix products in
+/// stas00/ml-engineering, attention in Dao 2023), an eager optimizer by the kernels that it runs, else the ideal.
+pub fn priors() -> Values {
+    KNOBS.iter().map(|knob| knob.prior).collect()
 }
 
 /// The estimate of a case, with knobs set where values are given.

@@ -62,10 +62,31 @@ fn validate(path: &Path, argument: Option<&str>) -> Result<(), String> {
         }
         return Ok(());
     }
+    if argument == Some("--leave") {
+        let source = std::env::args().nth(2).unwrap_or_default();
+        let (of, others): (Vec<&Case>, Vec<&Case>) = all.iter().partition(|case| case.row.source == source);
+        let fitted = fit::fit(&others, &fit::priors());
+        for ((knob, value), fitted) in fit::KNOBS.iter().zip(&values).zip(&fitted) {
+            println!("{:24} {value:9.4} {fitted:9.4}", knob.name);
+        }
+        for case in of {
+            let estimate = fit::estimate(case, Some(&fitted));
+            let off = estimate.step_seconds / case.row.step_time_s.unwrap_or(f64::NAN) - 1.0;
+            println!(
+                "{} {} {} {:?} {:+.1} %",
+                case.row.id,
+                case.row.model,
+                case.cluster.device.kind,
+                case.row.recompute_class,
+                off * 100.0
+            );
+        }
+        return Ok(());
+    }
     let sources: BTreeSet<&str> = usable.iter().map(|case| case.row.source.as_str()).collect();
     let left_out = sources.into_iter().map(|source| {
         let (of, others): (Vec<&Case>, Vec<&Case>) = all.iter().partition(|case| case.row.source == source);
-        let fitted = fit::fit(&others, &values);
+        let fitted = fit::fit(&others, &fit::priors());
         let known = of.iter().any(|case| others.iter().any(|other| other.row.stack == case.row.stack));
         let offs = of.iter().map(|case| fit::estimate(case, Some(&fitted)).step_seconds / case.row.step_time_s.unwrap_or(f64::NAN) - 1.0);
         (source.to_owned(), report::errors(offs), known)

@@ -51,18 +51,18 @@ pub fn reach(device: &Device) -> Reach {
     }
     let ampere = Reach {
         gemm: 0.731,
-        gemm_fp8: 0.507,
+        gemm_fp8: 0.506,
         ramp_k: 32.0,
-        memory: 0.569,
+        memory: 0.576,
         flash1: 0.395,
         flash2: 0.62,
         cudnn: 0.6,
         attention_backward: 0.700,
-        scores: 4.000,
-        misaligned: 0.064,
+        scores: 4.362,
+        misaligned: 0.065,
     };
     if hopper || blackwell {
-        return Reach { gemm: 0.619, flash1: 0.218, flash2: 0.36, cudnn: 0.729, ..ampere };
+        return Reach { gemm: 0.619, flash1: 0.218, flash2: 0.36, cudnn: 0.725, ..ampere };
     }
     ampere
 }

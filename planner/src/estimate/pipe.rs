@@ -32,7 +32,9 @@ pub struct Run {
 pub fn ordered(kind: ScheduleKind, ranks: u64, micro_batches: u64, chunks: u64) -> Result<Orders, OrderError> {
     match kind {
         ScheduleKind::Interleaved if chunks == 1 => orders(ScheduleKind::OneFOneB, ranks, micro_batches, 1),
-        _ if ranks == 1 && chunks == 1 => orders(if kind == ScheduleKind::GPipe { kind } else { ScheduleKind::OneFOneB }, 1, micro_batches, 1),
+        _ if ranks == 1 && chunks == 1 => {
+            orders(if kind == ScheduleKind::GPipe { kind } else { ScheduleKind::OneFOneB }, 1, micro_batches, 1)
+        }
         kind => orders(kind, ranks, micro_batches, chunks),
     }
 }
@@ -55,9 +57,5 @@ pub fn run(orders: &Orders, chunks: &[ChunkCost], hop: f64, by_itself: bool) -> 
         let work = &works[rank.peak.index];
         (rank.peak.stored.0 as f64, format!("in the {} of micro-batch {}", work.kind.words(), work.piece.micro_batch))
     });
-    Run {
-        span: timeline.span.0,
-        busy: timeline.ranks.iter().map(|rank| rank.busy.0).fold(0.0, f64::max),
-        peaks: peaks.collect(),
-    }
+    Run { span: timeline.span.0, busy: timeline.ranks.iter().map(|rank| rank.busy.0).fold(0.0, f64::max), peaks: peaks.collect() }
 }

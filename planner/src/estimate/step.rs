@@ -220,7 +220,19 @@ impl Prepared {
         let hop_bytes = hop_bytes(graph, &context);
         let senders = if setup.sp { 1.0 } else { setup.degrees.tp as f64 };
         let orders = pipe::ordered(setup.schedule, setup.degrees.pp, mesh.micro_batches, setup.vpp)?;
-        Ok(Self { sections, weights, cut, chunks, setup, mesh: mesh.clone(), orders, hop_bytes, senders, model_flops, spreads: RefCell::default() })
+        Ok(Self {
+            sections,
+            weights,
+            cut,
+            chunks,
+            setup,
+            mesh: mesh.clone(),
+            orders,
+            hop_bytes,
+            senders,
+            model_flops,
+            spreads: RefCell::default(),
+        })
     }
 
     fn spreads(&self, cluster: &Cluster, axes: &[usize]) -> Vec<Spread> {
@@ -264,7 +276,8 @@ impl Prepared {
             }
             for step in &section.moves {
                 let stack = pricing.stack;
-                let wait = if step.for_use == AxisUse::Tensor { stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64 } else { 0.0 };
+                let wait =
+                    if step.for_use == AxisUse::Tensor { stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64 } else { 0.0 };
                 let seconds = self.collective(pricing.cluster, &step.axes, step.collective, step.received) + wait;
                 let kinds = &mut times.kinds;
                 let (part, exposed, hidden) = match step.for_use {
