@@ -220,9 +220,7 @@ impl Cluster {
         let block = (stride * extent).max(1);
         let stays = |size: u64| extent <= 1 || size.is_multiple_of(block);
         match self.joining() {
-            Some(level) if !self.parts().all(|part| stays(part.start) && stays(part.ranks())) => {
-                level.link_while(stride, self.smallest_group())
-            }
+            Some(level) if !self.parts().all(|part| stays(part.ranks())) => level.link_while(stride, self.smallest_group()),
             _ => {
                 let links = self.parts().map(|part| part.link(stride, stays));
                 links.reduce(Link::slower).expect("a cluster has a part")

@@ -192,7 +192,7 @@ fn is_aligned(cluster: &Cluster, mesh: &Mesh, along: &[usize]) -> bool {
         let run = stride * mesh.axes[*axis].size;
         let alike =
             |size: u64| size.is_multiple_of(run) || stride.is_multiple_of(size) || size.is_multiple_of(stride) && run.is_multiple_of(size);
-        let whole = |part: &Part<'_>| !mixed || part.start.is_multiple_of(run) && part.ranks().is_multiple_of(run);
+        let whole = |part: &Part<'_>| !mixed || part.ranks().is_multiple_of(run);
         cluster.parts().all(|part| whole(&part) && part.sizes().all(alike))
     })
 }

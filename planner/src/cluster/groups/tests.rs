@@ -155,6 +155,28 @@ fn collectives_go_over_the_levels_of_their_group_and_the_one_that_joins() {
     assert_eq!((cluster.link_between(7, 8).rate, cluster.link_between(0, 4).rate), (BytesPerSecond(1e9), BytesPerSecond(4e9)));
 }
 
+/// However its ranks are numbered: blocks of a level are counted from the start of the group.
+#[test]
+fn a_collective_inside_a_group_costs_what_it_does_in_the_group_alone() {
+    let cluster = mixed(&[&[3], &[4, 2], &[5], &[2, 3]]);
+    let mut compared = 0;
+    for part in cluster.parts() {
+        let alone = cluster.around(&(part.start..part.end()));
+        assert_eq!((alone.ranks(), alone.groups.len()), (part.ranks(), 0));
+        let ranges = (0..part.ranks()).flat_map(|from| (from + 1..=part.ranks()).map(move |to| from..to));
+        for (range, step) in ranges.flat_map(|range| [(range.clone(), 1), (range, 2)]) {
+            let inside: Vec<u64> = range.step_by(step).collect();
+            let here: Vec<u64> = inside.iter().map(|rank| part.start + rank).collect();
+            let (alone, here) = (Spread::new(&alone, &inside), Spread::new(&cluster, &here));
+            for collective in COLLECTIVES {
+                assert_eq!(seconds(&here, collective, 1e6), seconds(&alone, collective, 1e6), "{inside:?} {collective:?}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 400, "{compared}");
+}
+
 #[test]
 fn a_stage_sees_the_groups_that_it_lies_in() {
     let cluster = mixed(&[&[8], &[4], &[4]]);
