@@ -23,8 +23,10 @@
 //! assert_eq!(cluster.link(1, 4).rate.to_string(), "6 GB/s"); // the device's own link
 //! assert_eq!(cluster.link(4, 2).rate.to_string(), "1.2 GB/s");
 //! ```
-//! Ranks are numbered so that consecutive ones fill the innermost level first.
+//! Ranks are numbered so that consecutive ones fill the innermost level first. A cluster of several kinds of devices has
+//! [groups](Group) in place of `[device]`; its one `[[level]]` joins them.
 
+mod groups;
 mod read;
 
 use std::collections::BTreeMap;
@@ -33,20 +35,29 @@ use std::ops::Range;
 use partita_ir::dtype::DType;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use groups::tests::mixed;
+pub use groups::{Group, Part};
+
 use crate::units::{Bytes, BytesPerSecond, FlopsPerSecond, Seconds};
 
 /// More ranks than any cluster has; a larger product of counts is a slip of the pen.
 pub const MAX_RANKS: u64 = 1_000_000;
 
-/// Devices of one kind and the links between them.
+/// Devices and the links between them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Its name, for people.
     pub name: String,
-    /// What each rank runs on.
+    /// What each rank runs on. Of a mixed cluster, what every device is at least: the smallest memory, the slowest rate of each kind
+    /// (power and price: the mean). [`Cluster::device_of`] tells one rank's.
     pub device: Device,
-    /// The levels of links, innermost first; never empty when parsed.
+    /// The levels of links, innermost first; never empty when parsed. Of a mixed cluster, the one level that joins the groups.
     pub levels: Vec<Level>,
+    /// The groups of a mixed cluster, in the order of their ranks; empty where all devices are of one kind. What depends on neither
+    /// goes through [`Cluster::parts`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
 }
 
 /// What one rank runs on. Fields bear the names and units of the cluster file.
@@ -112,6 +123,19 @@ pub struct Level {
     pub latency_us: f64,
     /// The part of the bandwidth which a large transfer reaches.
     pub efficiency: f64,
+    /// How many times more bandwidth comes from the blocks that it joins than its switches carry between them, from 1: what is left
+    /// of the bandwidth when all ranks send across it at once is so many times less.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub oversubscription: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
 }
 
 /// What carries a message.
@@ -143,12 +167,37 @@ impl Device {
     pub fn launch(&self) -> Seconds {
         Seconds::from_us(self.launch_us)
     }
+
+    /// Its own link to its neighbours.
+    fn link(&self) -> Link {
+        Link {
+            latency: Seconds::from_us(self.link_latency_us),
+            rate: BytesPerSecond::from_gb_per_s(self.link_gb_per_s * self.link_efficiency),
+        }
+    }
+}
+
+impl Link {
+    /// What both can be relied on for.
+    fn slower(self, other: Link) -> Link {
+        Link { latency: self.latency.max(other.latency), rate: self.rate.min(other.rate) }
+    }
 }
 
 impl Level {
-    /// What carries a message across it.
+    /// What carries a message across it while all ranks send across it.
     pub fn link(&self) -> Link {
-        Link { latency: Seconds::from_us(self.latency_us), rate: BytesPerSecond::from_gb_per_s(self.bandwidth_gb_per_s * self.efficiency) }
+        self.link_while(1, 1)
+    }
+
+    /// What carries a message across it while `senders` ranks of each block of `block` that it joins send: a rank has its own card,
+    /// and its share of what the switches carry.
+    ///
+    /// `rate = bandwidth · efficiency / max(1, oversubscription · senders / block)`
+    pub fn link_while(&self, senders: u64, block: u64) -> Link {
+        let crowd = (self.oversubscription * senders.min(block) as f64 / block as f64).max(1.0);
+        let gb_per_s = self.bandwidth_gb_per_s * self.efficiency / crowd;
+        Link { latency: Seconds::from_us(self.latency_us), rate: BytesPerSecond::from_gb_per_s(gb_per_s) }
     }
 }
 
@@ -160,42 +209,43 @@ impl Cluster {
 
     /// The number of ranks.
     pub fn ranks(&self) -> u64 {
-        self.levels.iter().map(|level| level.count).product()
+        self.parts().map(|part| part.ranks()).sum()
     }
 
-    /// The slowest link inside the groups that a mesh axis of `extent` ranks, `stride` apart, cuts the cluster into.
+    /// The slowest link inside the groups that a mesh axis of `extent` ranks, `stride` apart, cuts the cluster into, while every
+    /// rank sends to the next of its group.
     pub fn link(&self, stride: u64, extent: u64) -> Link {
         // a group spans an aligned block of ranks, and stays inside a level whose size the block divides; otherwise
         // some group straddles two of that level
         let block = (stride * extent).max(1);
-        self.level(|size| extent <= 1 || size.is_multiple_of(block))
-    }
-
-    /// The link between two ranks.
-    pub fn link_between(&self, a: u64, b: u64) -> Link {
-        self.level(|size| a / size == b / size)
-    }
-
-    /// How many cores one rank computes with: less than 1 where ranks outnumber cores.
-    pub fn cores_per_rank(&self) -> f64 {
-        match (self.device.cores, self.levels.first()) {
-            (Some(cores), Some(innermost)) => cores as f64 / innermost.count as f64,
-            _ => 1.0,
+        let stays = |size: u64| extent <= 1 || size.is_multiple_of(block);
+        match self.joining() {
+            Some(level) if !self.parts().all(|part| stays(part.ranks())) => level.link_while(stride, self.smallest_group()),
+            _ => {
+                let links = self.parts().map(|part| part.link(stride, stays));
+                links.reduce(Link::slower).expect("a cluster has a part")
+            }
         }
     }
 
-    /// The innermost level whose size in ranks `holds`, or else the outermost one.
-    fn level(&self, holds: impl Fn(u64) -> bool) -> Link {
-        let sizes = self.levels.iter().scan(1, |size, level| {
-            *size *= level.count;
-            Some(*size)
-        });
-        let found = self.levels.iter().zip(sizes).find(|(_, size)| holds(*size)).map(|(level, _)| level);
-        let own = Link {
-            latency: Seconds::from_us(self.device.link_latency_us),
-            rate: BytesPerSecond::from_gb_per_s(self.device.link_gb_per_s * self.device.link_efficiency),
-        };
-        found.or(self.levels.last()).map_or(own, Level::link)
+    /// The link between two ranks that no others cross.
+    pub fn link_between(&self, a: u64, b: u64) -> Link {
+        let part = self.parts().find(|part| a.min(b) < part.end());
+        match (part, self.joining()) {
+            (Some(part), Some(level)) if a.max(b) >= part.end() => level.link_while(1, self.smallest_group()),
+            (Some(part), _) => part.link(1, |size| (a - part.start) / size == (b - part.start) / size),
+            (None, _) => self.levels.last().map_or(self.device.link(), Level::link),
+        }
+    }
+
+    /// How many cores one rank computes with, at the least: less than 1 where ranks outnumber cores.
+    pub fn cores_per_rank(&self) -> f64 {
+        self.parts().map(|part| part.cores_per_rank()).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Ranks of the smallest group.
+    fn smallest_group(&self) -> u64 {
+        self.groups.iter().map(Group::ranks).min().unwrap_or(1)
     }
 }
 
@@ -290,12 +340,48 @@ mod tests {
             ("p3.16xlarge.toml", 64),
             ("gb200-nvl72.toml", 288),
             ("rtx4090.toml", 8),
+            ("mixed-a100-v100.toml", 32),
         ];
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), files.len(), "every file is read here");
         for (file, ranks) in files {
             let text = std::fs::read_to_string(folder.join(file)).unwrap();
             assert_eq!(Cluster::parse(&text, file).unwrap_or_else(|error| panic!("{error}")).ranks(), ranks);
         }
+    }
+
+    #[test]
+    fn nvlink_joins_the_72_devices_of_a_rack_and_a_quarter_of_a_tray_is_each_ones_host() {
+        let rack = Cluster::parse(include_str!("../../clusters/gb200-nvl72.toml"), "gb200-nvl72.toml").unwrap();
+        assert_eq!(rack.levels[0].count, 72);
+        assert_eq!(rack.link_between(0, 71).rate, rack.link_between(0, 1).rate);
+        assert!(rack.link_between(71, 72).rate.0 < rack.link_between(0, 71).rate.0 / 10.0);
+        // two Grace of 480 GB, each at 450 GB/s to its two devices
+        let tray = 4 * rack.device.host_memory_bytes;
+        assert!((940_000_000_000..=960_000_000_000).contains(&tray), "{tray}");
+        assert_eq!(rack.device.host_link_gb_per_s * 2.0, 450.0);
+    }
+
+    /// Of a leaf of 8 devices only a quarter of their bandwidth leads out.
+    #[test]
+    fn a_crowd_shares_an_oversubscribed_level() {
+        let text = "name = 'x'\n[device]\nkind = 'cpu-core'\n[[level]]\nname = 'leaf'\ncount = 8\n[[level]]\nname = 'spine'\ncount = 4\n\
+                    bandwidth_gb_per_s = 8\nefficiency = 0.5\noversubscription = 4\n";
+        let cluster = Cluster::parse(text, "x.toml").unwrap();
+        let gb = |link: Link| link.rate.0 / 1e9;
+        assert_eq!(gb(cluster.levels[1].link()), 1.0);
+        // to the next rank only the last of a leaf crosses, which one quarter of the bandwidth is enough for
+        for (stride, expected) in [(1, 4.0), (2, 4.0), (4, 2.0), (8, 1.0), (16, 1.0)] {
+            assert_eq!(gb(cluster.link(stride, 32 / stride)), expected, "{stride}");
+        }
+        assert_eq!(gb(cluster.link_between(0, 8)), 4.0);
+        assert_eq!(gb(cluster.link(1, 8)), 6.0);
+    }
+
+    #[test]
+    fn clusters_of_older_plans_are_read() {
+        let cluster = levels(&[4, 2]);
+        let json = serde_json::to_string(&cluster).unwrap();
+        assert!(!json.contains("groups") && !json.contains("oversubscription"), "{json}");
     }
 
     #[test]

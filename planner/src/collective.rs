@@ -3,15 +3,17 @@
 //! A group spans levels: of its `n` ranks so many share a node, so many nodes a pod. A **ring** runs through the ranks node by
 //! node; every node sends and receives on the cards of all its members at once, so the ring is as fast as its slowest level:
 //! `rate = min over levels of (members within the level inside) · bandwidth a device`. All groups of a mesh axis communicate at
-//! once, so each member counts for its own card. A **tree** between nodes takes fewer hops. In a switch that **reduces** (NVLS)
-//! an all-reduce moves each element once up and once down.
+//! once, so each member counts for its own card, and an oversubscribed level is crossed by all ranks at once. A **tree** between
+//! nodes takes fewer hops. In a switch that **reduces** (NVLS) an all-reduce moves each element once up and once down.
+//!
+//! In a mixed cluster a group has the levels of each of the cluster's groups that it lies in, and the level that joins them.
 //!
 //! Not seen: the topology within a level, other traffic at the same time, a group that lies unevenly over nodes beyond its
-//! thinnest one.
+//! thinnest one, ranks that leave part of an oversubscribed level to others.
 
 use partita_ir::layout::Mesh;
 
-use crate::cluster::{Cluster, Link};
+use crate::cluster::{Cluster, Link, Part};
 use crate::units::Seconds;
 
 /// Bytes a rank at which a collective takes half of what it ever takes longer while its chunks begin to flow
@@ -37,11 +39,23 @@ pub enum Collective {
 pub struct Spread {
     ranks: u64,
     tiers: Vec<Tier>,
+    own: Own,
 }
 
-/// What a group is on one level.
+/// What the devices of a group bring of their own; of several kinds, the slowest of each.
+#[derive(Clone, Debug, PartialEq)]
+struct Own {
+    begin_us: f64,
+    ramp_us: f64,
+    /// What the switch of the innermost level that reduces takes from each, in GB/s; 0 where one only forwards.
+    switch: f64,
+}
+
+/// What a group is on one level. Levels of several of the cluster's groups that are as deep and have the same link are one.
 #[derive(Clone, Debug, PartialEq)]
 struct Tier {
+    /// Levels inside it.
+    depth: usize,
     link: Link,
     /// Hops of a ring that cross this level and none outside.
     hops: u64,
@@ -53,23 +67,23 @@ struct Tier {
 
 impl Spread {
     /// Of the groups along axes of a mesh, each that differs: one, unless some lie within a block of a level and others
-    /// straddle two. The mesh may be that of any of the stages, which follow each other through the cluster.
+    /// straddle two, or on devices of another kind. The mesh may be that of any of the stages, which follow each other through the cluster.
     pub fn of_axes(cluster: &Cluster, mesh: &Mesh, along: &[usize]) -> Vec<Self> {
         let group = mesh.group(0, along);
-        let first = Self::new(cluster, &group);
-        if is_aligned(cluster, mesh, along) {
-            return vec![first];
-        }
-        let mut spreads = vec![first];
-        let is_first = |rank: &u64| mesh.group(*rank, along)[0] == *rank;
-        let starts: Vec<u64> = (0..mesh.ranks()).filter(is_first).collect();
-        for stage in (0..cluster.ranks() / mesh.ranks()).map(|stage| stage * mesh.ranks()) {
-            for start in &starts {
-                let moved: Vec<u64> = group.iter().map(|rank| stage + start + rank).collect();
-                let spread = Self::new(cluster, &moved);
-                if !spreads.contains(&spread) {
-                    spreads.push(spread);
-                }
+        let starts: Vec<u64> = if is_aligned(cluster, mesh, along) {
+            cluster.parts().map(|part| part.start).collect()
+        } else {
+            let is_first = |rank: &u64| along.iter().all(|axis| mesh.coordinates(*rank, 0)[*axis] == 0);
+            let firsts: Vec<u64> = (0..mesh.ranks()).filter(is_first).collect();
+            let stages = (0..cluster.ranks() / mesh.ranks()).map(|stage| stage * mesh.ranks());
+            stages.flat_map(|stage| firsts.iter().map(move |first| stage + first)).collect()
+        };
+        let mut spreads = Vec::new();
+        for start in starts {
+            let moved: Vec<u64> = group.iter().map(|rank| start + rank).collect();
+            let spread = Self::new(cluster, &moved);
+            if !spreads.contains(&spread) {
+                spreads.push(spread);
             }
         }
         spreads
@@ -77,10 +91,36 @@ impl Spread {
 
     /// Of the ranks of a group, each named once, in increasing order.
     pub fn new(cluster: &Cluster, group: &[u64]) -> Self {
-        let mut tiers = Vec::new();
+        let mut spread =
+            Self { ranks: group.len() as u64, tiers: Vec::new(), own: Own { begin_us: 0.0, ramp_us: 0.0, switch: f64::INFINITY } };
+        let mut rest = group;
+        let (mut fan, mut least, mut depth) = (0, u64::MAX, 0);
+        for part in cluster.parts() {
+            depth = depth.max(part.levels.len());
+            let (inside, beyond) = rest.split_at(rest.partition_point(|rank| *rank < part.end()));
+            rest = beyond;
+            if !inside.is_empty() {
+                spread.lie_in(&part, inside);
+                (fan, least) = (fan + 1, least.min(inside.len() as u64));
+            }
+        }
+        debug_assert!(rest.is_empty(), "ranks beyond the cluster: {rest:?}");
+        if let Some(level) = cluster.joining().filter(|_| fan > 1) {
+            spread.tiers.push(Tier { depth, link: level.link(), hops: fan - 1, fan, members: least });
+        }
+        spread
+    }
+
+    /// Takes in the members of one part.
+    fn lie_in(&mut self, part: &Part<'_>, inside: &[u64]) {
+        self.own = Own {
+            begin_us: self.own.begin_us.max(part.device.collective_us),
+            ramp_us: self.own.ramp_us.max(part.device.collective_ramp_us),
+            switch: self.own.switch.min(part.device.switch_reduce_gb_per_s),
+        };
         // the members of each block that has any, by the number of the block
-        let mut blocks: Vec<(u64, u64)> = group.iter().map(|rank| (*rank, 1)).collect();
-        for level in &cluster.levels {
+        let mut blocks: Vec<(u64, u64)> = inside.iter().map(|rank| (rank - part.start, 1)).collect();
+        for (depth, level) in part.levels.iter().enumerate() {
             let (mut joined, mut fans): (Vec<(u64, u64)>, Vec<u64>) = (Vec::new(), Vec::new());
             for (block, members) in &blocks {
                 let outer = block / level.count;
@@ -95,7 +135,8 @@ impl Spread {
                     }
                 }
             }
-            tiers.push(Tier {
+            self.add(Tier {
+                depth,
                 link: level.link(),
                 hops: (blocks.len() - joined.len()) as u64,
                 fan: fans.into_iter().max().unwrap_or(1),
@@ -103,7 +144,17 @@ impl Spread {
             });
             blocks = joined;
         }
-        Self { ranks: group.len() as u64, tiers }
+    }
+
+    fn add(&mut self, tier: Tier) {
+        match self.tiers.iter_mut().find(|known| known.depth == tier.depth && known.link == tier.link) {
+            Some(known) => {
+                known.hops += tier.hops;
+                known.fan = known.fan.max(tier.fan);
+                known.members = known.members.min(tier.members);
+            }
+            None => self.tiers.push(tier),
+        }
     }
 
     fn crossed(&self) -> impl Iterator<Item = &Tier> {
@@ -120,28 +171,29 @@ impl Spread {
         self.crossed().map(|tier| tier.hops as f64 * tier.link.latency.0).sum()
     }
 
-    /// Latency of a message up a tree, the innermost level being a chain.
+    /// Latency of a message up a tree, the innermost level being a chain. Levels as deep are climbed at the same time.
     fn up(&self) -> f64 {
-        let depth = |(n, tier): (usize, &Tier)| if n == 0 { tier.fan - 1 } else { u64::from(tier.fan.next_power_of_two().ilog2()) };
-        self.tiers.iter().enumerate().map(|(n, tier)| depth((n, tier)) as f64 * tier.link.latency.0).sum()
+        let climb = |tier: &Tier| {
+            let steps = if tier.depth == 0 { tier.fan - 1 } else { u64::from(tier.fan.next_power_of_two().ilog2()) };
+            steps as f64 * tier.link.latency.0
+        };
+        let depths = self.tiers.iter().map(|tier| tier.depth + 1).max().unwrap_or(0);
+        let slowest = |depth| self.tiers.iter().filter(|tier| tier.depth == depth).map(climb).fold(0.0, f64::max);
+        (0..depths).map(slowest).sum()
     }
 }
 
-/// Whether all groups along axes lie alike: every level's blocks hold whole runs along an axis, cut them into equal parts, or
-/// are stepped over by every step of it.
+/// Whether all groups along axes lie alike in each part of a cluster, and none in two: every level's blocks hold whole runs along an
+/// axis, cut them into equal parts, or are stepped over by every step of it.
 fn is_aligned(cluster: &Cluster, mesh: &Mesh, along: &[usize]) -> bool {
-    let sizes = cluster.levels.iter().scan(1, |size, level| {
-        *size *= level.count;
-        Some(*size)
-    });
-    let sizes: Vec<u64> = sizes.collect();
+    let mixed = !cluster.groups.is_empty();
     along.iter().filter(|axis| !mesh.axes[**axis].time).all(|axis| {
         let stride: u64 = mesh.axes[axis + 1..].iter().filter(|inner| !inner.time).map(|inner| inner.size).product();
         let run = stride * mesh.axes[*axis].size;
-        let alike = |size: &u64| {
-            size.is_multiple_of(run) || stride.is_multiple_of(*size) || size.is_multiple_of(stride) && run.is_multiple_of(*size)
-        };
-        sizes.iter().all(alike)
+        let alike =
+            |size: u64| size.is_multiple_of(run) || stride.is_multiple_of(size) || size.is_multiple_of(stride) && run.is_multiple_of(size);
+        let whole = |part: &Part<'_>| !mixed || part.ranks().is_multiple_of(run);
+        cluster.parts().all(|part| whole(&part) && part.sizes().all(alike))
     })
 }
 
@@ -151,18 +203,17 @@ fn is_aligned(cluster: &Cluster, mesh: &Mesh, along: &[usize]) -> bool {
 /// - latency: `n − 1` hops of a ring or messages to others; an all-reduce twice a ring, or up and down a tree where that is less;
 /// - all-reduce within the innermost level, where its switch reduces: `S (1 + 1 / n)` over what the switch takes, if faster;
 /// - all-to-all: on every level what crosses it, over each rank's own share of the link.
-pub fn seconds(cluster: &Cluster, spread: &Spread, collective: Collective, received: f64) -> Seconds {
+pub fn seconds(spread: &Spread, collective: Collective, received: f64) -> Seconds {
     let n = spread.ranks as f64;
     if spread.ranks < 2 {
         return Seconds::ZERO;
     }
-    let device = &cluster.device;
     let ring = received / spread.ring_rate();
     let (latency, transfer) = match collective {
         Collective::AllReduce => {
             let size = received * n / (2.0 * (n - 1.0));
-            let within = spread.tiers.iter().skip(1).all(|tier| tier.hops == 0);
-            let switch = match device.switch_reduce_gb_per_s {
+            let within = spread.tiers.iter().all(|tier| tier.depth == 0 || tier.hops == 0);
+            let switch = match spread.own.switch {
                 rate if within && rate > 0.0 => size * (1.0 + 1.0 / n) / (rate * 1e9),
                 _ => f64::INFINITY,
             };
@@ -171,8 +222,8 @@ pub fn seconds(cluster: &Cluster, spread: &Spread, collective: Collective, recei
         Collective::ReduceScatter | Collective::AllGather => (spread.around(), ring),
         Collective::AllToAll => (spread.around(), all_to_all(spread, received)),
     };
-    let ramp = device.collective_ramp_us * received / (received + RAMP_BYTES);
-    Seconds(latency + transfer) + Seconds::from_us(device.collective_us + ramp)
+    let ramp = spread.own.ramp_us * received / (received + RAMP_BYTES);
+    Seconds(latency + transfer) + Seconds::from_us(spread.own.begin_us + ramp)
 }
 
 /// A rank's partners are spread evenly over the blocks of every level; levels carry their part at the same time.
@@ -202,7 +253,7 @@ mod tests {
     fn all_reduce(cluster: &Cluster, bytes: f64) -> f64 {
         let group: Vec<u64> = (0..cluster.ranks()).collect();
         let n = group.len() as f64;
-        seconds(cluster, &Spread::new(cluster, &group), Collective::AllReduce, 2.0 * bytes * (n - 1.0) / n).0
+        seconds(&Spread::new(cluster, &group), Collective::AllReduce, 2.0 * bytes * (n - 1.0) / n).0
     }
 
     #[test]
@@ -224,8 +275,12 @@ mod tests {
     #[test]
     fn no_group_lies_otherwise_than_told() {
         let (mut aligned, mut straddling) = (0, 0);
-        for counts in [&[4][..], &[4, 3], &[8, 4], &[3, 4, 2], &[6, 2]] {
-            let cluster = cluster("h100", counts, "");
+        let mut clusters: Vec<Cluster> =
+            [&[4][..], &[4, 3], &[8, 4], &[3, 4, 2], &[6, 2]].iter().map(|counts| cluster("h100", counts, "")).collect();
+        for groups in [&[&[4][..], &[4]][..], &[&[8], &[2, 2]], &[&[3, 2], &[6], &[2, 6]], &[&[5], &[7]]] {
+            clusters.push(crate::cluster::mixed(groups));
+        }
+        for cluster in clusters {
             for sizes in [[2, 3], [3, 2], [2, 4], [4, 2], [1, 3], [3, 4], [2, 6], [4, 1], [2, 2]] {
                 let ranks: u64 = sizes.iter().product();
                 if !cluster.ranks().is_multiple_of(ranks) {
@@ -245,7 +300,7 @@ mod tests {
                             }
                         }
                     }
-                    assert!(seen.len() == told.len() && seen.iter().all(|spread| told.contains(spread)), "{counts:?} {sizes:?} {along:?}");
+                    assert!(seen.len() == told.len() && seen.iter().all(|spread| told.contains(spread)), "{cluster:?} {sizes:?} {along:?}");
                     *(if told.len() == 1 { &mut aligned } else { &mut straddling }) += 1;
                 }
             }
@@ -268,7 +323,7 @@ mod tests {
         let cluster = cluster("h100", &[8, 4], "");
         let time = |group: Vec<u64>| {
             let received = 8e9;
-            seconds(&cluster, &Spread::new(&cluster, &group), Collective::AllGather, received).0
+            seconds(&Spread::new(&cluster, &group), Collective::AllGather, received).0
         };
         let (thin, half, whole) = (time((0..32).step_by(8).collect()), time((0..32).step_by(2).collect()), time((0..32).collect()));
         assert!(thin > 3.9 * half && half > 1.5 * whole, "{thin} {half} {whole}");
@@ -280,7 +335,7 @@ mod tests {
         let within = cluster("h100", &[8], "");
         let time = |cluster: &Cluster| {
             let group: Vec<u64> = (0..cluster.ranks()).collect();
-            seconds(cluster, &Spread::new(cluster, &group), Collective::AllToAll, received).0
+            seconds(&Spread::new(cluster, &group), Collective::AllToAll, received).0
         };
         let across = cluster("h100", &[8, 8], "");
         // 56 of 63 parts leave the node, over one card a rank

@@ -9,7 +9,7 @@ use partita_ir::rule::Reduce;
 use partita_ir::scalar::{Expr, Node};
 use partita_ir::signature::{Signature, SizedRule};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Part};
 use crate::collective::{self, Collective, Spread};
 
 /// What an operator does on the busiest rank, once.
@@ -65,13 +65,16 @@ pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature
     Work { gemm_flops, bytes }
 }
 
-/// `t = launch + max(flops / peak, bytes / memory rate)` (roofline), times ranks per core where cores are fewer.
+/// `t = launch + max(flops / peak, bytes / memory rate)` (roofline), times ranks per core where cores are fewer; of several kinds of
+/// devices the slowest's.
 pub fn compute_seconds(cluster: &Cluster, dtype: DType, work: Work) -> f64 {
-    let device = &cluster.device;
-    let share = cluster.cores_per_rank().min(1.0);
-    let flops = work.gemm_flops / (device.peak(dtype).0 * share);
-    let bytes = work.bytes / (device.memory_rate().0 * share);
-    device.launch().0 + flops.max(bytes)
+    let on = |part: Part<'_>| {
+        let share = part.cores_per_rank().min(1.0);
+        let flops = work.gemm_flops / (part.device.peak(dtype).0 * share);
+        let bytes = work.bytes / (part.device.memory_rate().0 * share);
+        part.device.launch().0 + flops.max(bytes)
+    };
+    cluster.parts().map(on).fold(0.0, f64::max)
 }
 
 /// A local step costs its memory traffic; any other also its [`collective`], that of the slowest group. A step by slice intersections is an
@@ -88,6 +91,6 @@ pub fn step_seconds(cluster: &Cluster, shape: &Shape<'_>, step: &Step, element_b
         StepKind::AllToAll | StepKind::Exchange => Collective::AllToAll,
     };
     let received = shape.received(step) * element_bytes;
-    let seconds = |spread: &Spread| collective::seconds(cluster, spread, kind, received).0;
+    let seconds = |spread: &Spread| collective::seconds(spread, kind, received).0;
     Spread::of_axes(cluster, mesh, &step.axes).iter().map(seconds).fold(0.0, f64::max) + memory
 }

@@ -1,6 +1,7 @@
 //! The expected time of a plan: the work and the boxings of every stage under the schedule.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use partita_ir::boxing::Shape;
 use partita_ir::graph::{Graph, Leaf, PhaseKind};
@@ -13,7 +14,7 @@ use crate::cost;
 use crate::layouts::{Boxings, Layouts, accumulated, primitives};
 use crate::mesh::MeshPlan;
 use crate::plan::Predicted;
-use crate::stages::{CutError, StageCut};
+use crate::stages::{CutError, PartSeconds, StageCut};
 
 /// Seconds of one execution.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -83,6 +84,10 @@ pub fn per_operator(graph: &Graph, mesh: &MeshPlan, cluster: &Cluster, layouts: 
 
 /// The cut into stages and the step's time. `t = Σ t_s + (m − 1) max t_s + update` for GPipe and 1F1B alike, t_s being
 /// one micro-batch's forward and backward on stage s with what it sends on.
+///
+/// Stage s lives on the ranks from `s · ranks of the mesh`. In a mixed cluster it is timed on the devices and links of the groups that
+/// they lie in, and the cut gives faster stages more. Not seen: all stages have the layouts that are best where the slowest device of
+/// all is everywhere; within a stage each rank has as much to do, however fast it is; every rank may fill no more than the smallest memory.
 pub fn evaluate(
     graph: &Graph,
     mesh: &MeshPlan,
@@ -91,21 +96,30 @@ pub fn evaluate(
     stages: u64,
     tokens: u64,
 ) -> Result<(StageCut, Predicted), CutError> {
-    let seconds = per_operator(graph, mesh, cluster, layouts);
-    let mut iteration = vec![0.0; graph.loops.len()];
-    let (mut before, mut after) = (0.0, 0.0);
+    let ranks = mesh.mesh.ranks();
+    let mut seconds: Vec<Rc<BTreeMap<OpId, Seconds>>> = Vec::new();
+    let mut seen_before = None;
+    for stage in 0..stages {
+        let seen = cluster.around(&(stage * ranks..(stage + 1) * ranks));
+        let known = seconds.last().filter(|_| seen_before.as_ref() == Some(&seen)).cloned();
+        seconds.push(known.unwrap_or_else(|| Rc::new(per_operator(graph, mesh, &seen, layouts))));
+        seen_before = Some(seen);
+    }
     // with all iterations on the first of two stages, what comes after the loops is alone on the second
     let probe_homes = StageCut::of_units(graph, 2, &[], &[]).homes(graph);
-    for (op, phase, within) in primitives(graph).into_iter().filter(|(_, phase, _)| phase.per_micro_batch()) {
-        let _ = phase;
-        let total = seconds[&op].total();
-        match within {
-            Some(id) => iteration[id.index()] += total,
-            None if probe_homes.ops.get(&(op, 0)).copied().flatten() == Some(0) => before += total,
-            None => after += total,
+    let of_parts = |seconds: &Rc<BTreeMap<OpId, Seconds>>| {
+        let mut on = PartSeconds { iteration: vec![0.0; graph.loops.len()], before: 0.0, after: 0.0 };
+        for (op, _, within) in primitives(graph).into_iter().filter(|(_, phase, _)| phase.per_micro_batch()) {
+            let total = seconds[&op].total();
+            match within {
+                Some(id) => on.iteration[id.index()] += total,
+                None if probe_homes.ops.get(&(op, 0)).copied().flatten() == Some(0) => on.before += total,
+                None => on.after += total,
+            }
         }
-    }
-    let cut = StageCut::balanced(graph, stages, &iteration, before, after)?;
+        on
+    };
+    let cut = StageCut::balanced(graph, &seconds.iter().map(of_parts).collect::<Vec<_>>())?;
     let homes = cut.homes(graph);
     let n = stages as usize;
     let (mut micro, mut once) = (vec![Seconds::default(); n], vec![Seconds::default(); n]);
@@ -113,7 +127,7 @@ pub fn evaluate(
         for step in 0..graph.iterations(within) {
             let home = homes.ops.get(&(op, step)).copied().flatten().unwrap_or(0) as usize;
             let list = if phase.per_micro_batch() { &mut micro } else { &mut once };
-            list[home].add(seconds[&op]);
+            list[home].add(seconds[home][&op]);
         }
     }
     let slowest = (0..n).max_by(|a, b| micro[*a].total().total_cmp(&micro[*b].total())).unwrap_or(0);
@@ -122,10 +136,9 @@ pub fn evaluate(
     let fill: f64 = micro.iter().map(|s| s.total()).sum::<f64>() - micro[slowest].total() + 2.0 * hop * (stages - 1) as f64;
     let update = once.iter().map(|s| s.total()).fold(0.0, f64::max);
     let step_seconds = m * micro[slowest].total() + fill + update;
-    let device_hours = step_seconds / 3600.0 * (mesh.mesh.ranks() * stages) as f64;
     let predicted = Predicted {
         step_seconds,
-        usd_per_step: device_hours * cluster.device.usd_per_hour,
+        usd_per_step: step_seconds / 3600.0 * cluster.usd_per_hour(&(0..ranks * stages)),
         compute_seconds: m * micro[slowest].compute + once[slowest].compute,
         boxing_seconds: m * micro[slowest].boxing + once[slowest].boxing,
         bubble_seconds: fill,

@@ -16,6 +16,17 @@ pub struct StageCut {
     pub of_iteration: Vec<Vec<u64>>,
 }
 
+/// What the parts of a model take on the devices of one stage, in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartSeconds {
+    /// One iteration of each loop.
+    pub iteration: Vec<f64>,
+    /// What comes before the first loop.
+    pub before: f64,
+    /// What comes after the last.
+    pub after: f64,
+}
+
 /// Why a model cannot be cut into so many stages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CutError {
@@ -55,21 +66,15 @@ pub fn path(graph: &Graph) -> Result<Vec<(LoopId, u64)>, LoopId> {
 }
 
 impl StageCut {
-    /// The cut whose slowest stage is fastest, given the seconds of one iteration of each loop, of what comes before
-    /// the first loop and of what comes after the last. Ties go to the cut with the later stages fuller.
-    pub fn balanced(graph: &Graph, stages: u64, iteration: &[f64], before: f64, after: f64) -> Result<Self, CutError> {
-        Self::balanced_with(graph, stages, iteration, before, after, false)
+    /// The cut whose slowest stage is fastest, given for each stage what the parts of the model take on it. Ties go to the cut
+    /// with the later stages fuller.
+    pub fn balanced(graph: &Graph, on: &[PartSeconds]) -> Result<Self, CutError> {
+        Self::balanced_with(graph, on, false)
     }
 
     /// The same, where the first and the last stage may also hold only what comes before and after the blocks.
-    pub fn balanced_with(
-        graph: &Graph,
-        stages: u64,
-        iteration: &[f64],
-        before: f64,
-        after: f64,
-        bare_ends: bool,
-    ) -> Result<Self, CutError> {
+    pub fn balanced_with(graph: &Graph, on: &[PartSeconds], bare_ends: bool) -> Result<Self, CutError> {
+        let stages = on.len() as u64;
         let units = match path(graph) {
             Ok(units) => units,
             Err(_) if stages == 1 => Vec::new(),
@@ -80,13 +85,19 @@ impl StageCut {
         if stages > 1 && blocks + if bare_ends { 2 } else { 0 } < stages {
             return Err(CutError::TooFew { stages, blocks });
         }
-        let mut sums = vec![0.0];
-        for (id, _) in &units {
-            sums.push(sums[sums.len() - 1] + iteration[id.index()]);
-        }
-        let weight =
-            |from: usize, to: usize| sums[to] - sums[from] + if from == 0 { before } else { 0.0 } + if to == n { after } else { 0.0 };
-        let p = stages as usize;
+        let sums = |on: &PartSeconds| {
+            let mut sums = vec![0.0];
+            for (id, _) in &units {
+                sums.push(sums[sums.len() - 1] + on.iteration[id.index()]);
+            }
+            sums
+        };
+        let sums: Vec<Vec<f64>> = on.iter().map(sums).collect();
+        let weight = |stage: usize, from: usize, to: usize| {
+            let (sums, on) = (&sums[stage], &on[stage]);
+            sums[to] - sums[from] + if from == 0 { on.before } else { 0.0 } + if to == n { on.after } else { 0.0 }
+        };
+        let p = on.len();
         // best[s][i]: least possible slowest of s stages that hold the first i units
         let mut best = vec![vec![f64::INFINITY; n + 1]; p + 1];
         let mut cut = vec![vec![0usize; n + 1]; p + 1];
@@ -96,7 +107,7 @@ impl StageCut {
                 for j in (if bare_ends { s.saturating_sub(2) } else { s - 1 }).min(i)..=i {
                     let bare = bare_ends && p > 2 && (s == 1 || s == p);
                     if (j < i || n == 0 || bare) && best[s - 1][j] < f64::INFINITY {
-                        let slowest = best[s - 1][j].max(weight(j, i));
+                        let slowest = best[s - 1][j].max(weight(s - 1, j, i));
                         if slowest < best[s][i] - 1e-12 {
                             best[s][i] = slowest;
                             cut[s][i] = j;

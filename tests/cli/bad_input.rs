@@ -73,6 +73,12 @@ fn clusters_that_are_wrong_tell_all_of_it() {
     plan(&format!("{device}[[level]]\nname = 'a'\nconut = 4\n"), "partita::cluster::unknown_key", &["did you mean `count`?"]);
     plan(&format!("{device}[[level]]\nname = 'a'\ncount = 2000000\n"), "partita::cluster::too_many_ranks", &[]);
     plan("name = 'x'\n[device]\nkind = 'gpu'\n", "partita::cluster::unknown_kind", &["'gpu'", "cpu-core"]);
+    let group = "[[group]]\ndevice = { kind = 'cpu-core' }\n[[group.level]]\nname = 'a'\ncount = 2\n";
+    plan(&format!("name = 'x'\n{group}{group}"), "partita::cluster::missing_key", &["`level` is missing", "joins the groups"]);
+    plan(&format!("{device}{group}[[level]]\nname = 'b'\n"), "partita::cluster::two_forms", &["c.toml:2:", "`device` and `group`"]);
+    let three = format!("name = 'x'\n{group}{group}[[level]]\nname = 'b'\ncount = 3\n");
+    plan(&three, "partita::cluster::wrong_count", &["c.toml:14:", "= 3, and there are 2 groups"]);
+    plan("name = 'x'\n[[group]]\n[[level]]\nname = 'b'\n", "partita::cluster::missing_key", &["`group[0].device` is missing"]);
     // both problems of one file at once
     let two = "name = 3\n[device]\nkind = 'cpu-core'\nmemory_gb_per_s = -1\n[[level]]\nname = 'a'\ncount = 1\n";
     plan(two, "partita::cluster::wrong_type", &["c.toml:1:", "c.toml:4:", "above 0"]);

@@ -7,6 +7,7 @@
 //! - [`agreement`]: every plan gives the losses of one rank;
 //! - [`checkpoints`]: runs that are killed, resumed, resumed elsewhere;
 //! - [`figures`]: what plans say beside what runs count;
+//! - [`mixed`]: clusters of several kinds of devices;
 //! - [`operators`]: an operator that only a model file knows;
 //! - [`solve`]: layout problems;
 //! - [`emitted`]: the layout problems of plans;
@@ -21,6 +22,7 @@ mod damaged;
 mod emitted;
 mod figures;
 mod house;
+mod mixed;
 mod operators;
 mod pins;
 mod solve;

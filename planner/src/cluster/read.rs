@@ -1,5 +1,7 @@
 //! Reading a cluster file: every key checked, every problem told at its place.
 
+mod groups;
+
 use std::ops::Range;
 
 use partita_ir::dtype::DType;
@@ -11,8 +13,8 @@ use crate::catalogue;
 use crate::nearest::did_you_mean;
 use crate::units::Bytes;
 
-const TOP: &[&str] = &["name", "device", "level"];
-const LEVEL: &[&str] = &["name", "count", "bandwidth_gb_per_s", "latency_us", "efficiency"];
+const TOP: &[&str] = &["name", "device", "level", "group"];
+const LEVEL: &[&str] = &["name", "count", "bandwidth_gb_per_s", "latency_us", "efficiency", "oversubscription"];
 const DEVICE: &[&str] = &[
     "kind",
     "memory_bytes",
@@ -37,7 +39,8 @@ const DEVICE: &[&str] = &[
     "usd_per_hour",
     "cores",
 ];
-const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`";
+const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`; \
+     one of several kinds of devices has these in each `[[group]]`, and a `[[level]]` that joins the groups";
 
 /// The cluster of a file's text, or everything that is wrong with it.
 pub(super) fn cluster(text: &str) -> Result<Cluster, Vec<Problem>> {
@@ -84,6 +87,8 @@ enum Bound {
     NotNegative,
     /// Above 0, and 1 at most.
     Part,
+    /// 1 or above.
+    Times,
 }
 
 impl Reader<'_> {
@@ -96,6 +101,8 @@ impl Reader<'_> {
             "out_of_range" => "partita::cluster::out_of_range",
             "unknown_kind" => "partita::cluster::unknown_kind",
             "too_many_ranks" => "partita::cluster::too_many_ranks",
+            "two_forms" => "partita::cluster::two_forms",
+            "wrong_count" => "partita::cluster::wrong_count",
             _ => "partita::cluster::duplicate_name",
         };
         let line = self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1;
@@ -105,16 +112,12 @@ impl Reader<'_> {
     fn cluster(&mut self, top: &Place<'_>) -> Option<Cluster> {
         self.known_keys(top, TOP);
         let name = self.name(top);
-        let device = match self.required(top, "device", SHAPE).map(|value| (value.span(), value.get_ref())) {
-            Some((span, DeValue::Table(table))) => self.device(&Place { path: "device".into(), span, table }),
-            Some((span, _)) => {
-                self.problem("wrong_type", span, "`device` must be a table".into(), "write `[device]` and below it `kind = \"cpu-core\"`");
-                None
-            }
-            None => None,
-        };
+        if top.table.contains_key("group") {
+            return self.mixed(top, name);
+        }
+        let device = self.device(top);
         let levels = self.levels(top, device.as_ref());
-        Some(Cluster { name: name?, device: device?, levels: levels? })
+        Some(Cluster { name: name?, device: device?, levels: levels?, groups: Vec::new() })
     }
 
     fn known_keys(&mut self, place: &Place<'_>, known: &[&str]) {
@@ -153,7 +156,15 @@ impl Reader<'_> {
         }
     }
 
-    fn device(&mut self, place: &Place<'_>) -> Option<Device> {
+    /// The required table `device`.
+    fn device(&mut self, holder: &Place<'_>) -> Option<Device> {
+        let value = self.required(holder, "device", SHAPE)?;
+        let path = holder.key("device");
+        let DeValue::Table(table) = value.get_ref() else {
+            self.problem("wrong_type", value.span(), format!("`{path}` must be a table"), "such as `device = { kind = \"cpu-core\" }`");
+            return None;
+        };
+        let place = &Place { path, span: value.span(), table };
         self.known_keys(place, DEVICE);
         let kinds = format!("kinds: {}", catalogue::KINDS.join(", "));
         let kind = self.required(place, "kind", &kinds)?;
@@ -164,7 +175,7 @@ impl Reader<'_> {
         let mut device = match found {
             Ok(device) => device,
             Err(help) => {
-                let message = format!("`device.kind` = {} is not in the catalogue", &self.text[kind.span()]);
+                let message = format!("`{}` = {} is not in the catalogue", place.key("kind"), &self.text[kind.span()]);
                 self.problem("unknown_kind", kind.span(), message, help);
                 return None;
             }
@@ -199,14 +210,10 @@ impl Reader<'_> {
         }
         match place.table.get("flops").map(|value| (value.span(), value.get_ref())) {
             None => {}
-            Some((span, DeValue::Table(table))) => self.flops(&Place { path: "device.flops".into(), span, table }, &mut device),
+            Some((span, DeValue::Table(table))) => self.flops(&Place { path: place.key("flops"), span, table }, &mut device),
             Some((span, _)) => {
-                self.problem(
-                    "wrong_type",
-                    span,
-                    "`device.flops` must be a table by element type".into(),
-                    "such as `flops = { f32 = 60e9 }`",
-                );
+                let message = format!("`{}` must be a table by element type", place.key("flops"));
+                self.problem("wrong_type", span, message, "such as `flops = { f32 = 60e9 }`");
             }
         }
         Some(device)
@@ -224,57 +231,72 @@ impl Reader<'_> {
         }
     }
 
-    fn levels(&mut self, top: &Place<'_>, device: Option<&Device>) -> Option<Vec<Level>> {
-        let value = self.required(top, "level", SHAPE)?;
-        let tables = match value.get_ref() {
+    /// The required list of tables `[[key]]`, and where all of it stands; entries that are no tables are left out.
+    fn tables<'t>(&mut self, holder: &Place<'t>, key: &str) -> Option<(Range<usize>, Vec<Place<'t>>)> {
+        let value = self.required(holder, key, SHAPE)?;
+        let path = holder.key(key);
+        let header = path.split('[').next().unwrap_or_default();
+        let header = if header == path { path.clone() } else { format!("{header}.{key}") };
+        let help = format!("begin each {key} with `[[{header}]]`");
+        let entries = match value.get_ref() {
             DeValue::Array(entries) if !entries.is_empty() => entries,
             _ => {
-                self.problem(
-                    "wrong_type",
-                    value.span(),
-                    "`level` must be a list of tables, not empty".into(),
-                    "begin each level with `[[level]]`",
-                );
+                self.problem("wrong_type", value.span(), format!("`{path}` must be a list of tables, not empty"), help);
                 return None;
             }
         };
+        let mut places = Vec::new();
+        for (position, entry) in entries.iter().enumerate() {
+            let path = format!("{path}[{position}]");
+            match entry.get_ref() {
+                DeValue::Table(table) => places.push(Place { path, span: entry.span(), table }),
+                _ => self.problem("wrong_type", entry.span(), format!("`{path}` must be a table"), help.clone()),
+            }
+        }
+        Some((value.span(), places))
+    }
+
+    /// The levels of devices of one kind.
+    fn levels(&mut self, holder: &Place<'_>, device: Option<&Device>) -> Option<Vec<Level>> {
+        let (span, places) = self.tables(holder, "level")?;
         let mut levels: Vec<Level> = Vec::new();
-        for (position, entry) in tables.iter().enumerate() {
-            let path = format!("level[{position}]");
-            let DeValue::Table(table) = entry.get_ref() else {
-                self.problem("wrong_type", entry.span(), format!("`{path}` must be a table"), "begin each level with `[[level]]`");
-                continue;
-            };
-            let place = Place { path, span: entry.span(), table };
-            self.known_keys(&place, LEVEL);
-            let name = self.name(&place).unwrap_or_default();
-            if !name.is_empty() && levels.iter().any(|level| level.name == name) {
-                let span = table.get("name").map_or(entry.span(), Spanned::span);
-                let message = format!("`{}.name` = \"{name}\" is the name of an earlier level", place.path);
+        for (position, place) in places.iter().enumerate() {
+            // the innermost level is the device's own link, outer ones its network card
+            let usual = device.map(|device| if position == 0 { own_link(device) } else { network(device) });
+            let mut level = self.level(place, usual);
+            if !level.name.is_empty() && levels.iter().any(|earlier| earlier.name == level.name) {
+                let span = place.table.get("name").map_or(place.span.clone(), Spanned::span);
+                let message = format!("`{}.name` = \"{}\" is the name of an earlier level", place.path, level.name);
                 self.problem("duplicate_name", span, message, "give every level its own name");
             }
-            // the innermost level is the device's own link, outer ones its network card
-            let (bandwidth_gb_per_s, latency_us, efficiency) = match device {
-                Some(device) if position == 0 => (device.link_gb_per_s, device.link_latency_us, device.link_efficiency),
-                Some(device) => (device.nic_gb_per_s, device.nic_latency_us, device.nic_efficiency),
-                None => (1.0, 0.0, 1.0),
-            };
-            let mut level = Level { name, count: 1, bandwidth_gb_per_s, latency_us, efficiency };
-            if self.required(&place, "count", "the number of devices (or of inner levels) that this level joins").is_some() {
-                self.whole(&place, "count", Bound::Positive, &mut level.count);
+            if self.required(place, "count", "the number of devices (or of inner levels) that this level joins").is_some() {
+                self.whole(place, "count", Bound::Positive, &mut level.count);
             }
-            self.number(&place, "bandwidth_gb_per_s", Bound::Positive, &mut level.bandwidth_gb_per_s);
-            self.number(&place, "latency_us", Bound::NotNegative, &mut level.latency_us);
-            self.number(&place, "efficiency", Bound::Part, &mut level.efficiency);
             levels.push(level);
         }
-        let ranks = levels.iter().try_fold(1_u64, |ranks, level| ranks.checked_mul(level.count));
-        if ranks.is_none_or(|ranks| ranks > MAX_RANKS) {
+        if ranks(&levels).is_none() {
             let counts = levels.iter().map(|level| level.count.to_string()).collect::<Vec<_>>().join(" x ");
-            let message = format!("{counts} is more than {MAX_RANKS} ranks");
-            self.problem("too_many_ranks", value.span(), message, format!("the product of all counts may be {MAX_RANKS} at most"));
+            self.too_many_ranks(span, &counts);
         }
         Some(levels)
+    }
+
+    /// A level but for its `count`, which is left at 1.
+    fn level(&mut self, place: &Place<'_>, usual: Option<[f64; 3]>) -> Level {
+        self.known_keys(place, LEVEL);
+        let name = self.name(place).unwrap_or_default();
+        let [bandwidth_gb_per_s, latency_us, efficiency] = usual.unwrap_or([1.0, 0.0, 1.0]);
+        let mut level = Level { name, count: 1, bandwidth_gb_per_s, latency_us, efficiency, oversubscription: 1.0 };
+        self.number(place, "bandwidth_gb_per_s", Bound::Positive, &mut level.bandwidth_gb_per_s);
+        self.number(place, "latency_us", Bound::NotNegative, &mut level.latency_us);
+        self.number(place, "efficiency", Bound::Part, &mut level.efficiency);
+        self.number(place, "oversubscription", Bound::Times, &mut level.oversubscription);
+        level
+    }
+
+    fn too_many_ranks(&mut self, span: Range<usize>, counts: &str) {
+        let message = format!("{counts} is more than {MAX_RANKS} ranks");
+        self.problem("too_many_ranks", span, message, format!("the ranks of all counts may be {MAX_RANKS} at most"));
     }
 
     /// Overrides `field` by the number at `key`, if there is one.
@@ -288,6 +310,7 @@ impl Reader<'_> {
             Bound::Positive => (number > 0.0, "above 0"),
             Bound::NotNegative => (number >= 0.0, "0 or above"),
             Bound::Part => (number > 0.0 && number <= 1.0, "above 0 and 1 at most"),
+            Bound::Times => (number >= 1.0, "1 or above"),
         };
         if holds && number.is_finite() {
             *field = number;
@@ -298,6 +321,7 @@ impl Reader<'_> {
                 Some((_, "w")) => "watts",
                 Some((_, "hour")) => "US dollars per hour",
                 _ if key.ends_with("efficiency") => "a part of the bandwidth",
+                _ if key == "oversubscription" => "the bandwidth into the level for each that it carries across",
                 _ => "FLOP per second",
             };
             self.problem("out_of_range", value.span(), format!("{} must be finite and {needed}", shown()), format!("the unit is {unit}"));
@@ -324,7 +348,7 @@ impl Reader<'_> {
             return self.problem("wrong_type", value.span(), message, format!("such as `{key} = 4`"));
         };
         let least = match bound {
-            Bound::Positive | Bound::Part => 1,
+            Bound::Positive | Bound::Part | Bound::Times => 1,
             Bound::NotNegative => 0,
         };
         match u64::try_from(number) {
@@ -339,6 +363,21 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Bandwidth, latency and efficiency between devices of the innermost level.
+fn own_link(device: &Device) -> [f64; 3] {
+    [device.link_gb_per_s, device.link_latency_us, device.link_efficiency]
+}
+
+/// Bandwidth, latency and efficiency of a network.
+fn network(device: &Device) -> [f64; 3] {
+    [device.nic_gb_per_s, device.nic_latency_us, device.nic_efficiency]
+}
+
+/// The ranks of levels, unless they are too many.
+fn ranks(levels: &[Level]) -> Option<u64> {
+    levels.iter().try_fold(1_u64, |ranks, level| ranks.checked_mul(level.count)).filter(|ranks| *ranks <= MAX_RANKS)
 }
 
 fn as_f64(value: &DeValue<'_>) -> Option<f64> {
@@ -375,7 +414,7 @@ mod tests {
         assert_eq!(
             errors(text),
             "c.toml:1: unknown key `nam` (partita::cluster::unknown_key)\n  help: did you mean `name`?\n\
-             c.toml:1: `name` is missing (partita::cluster::missing_key)\n  help: a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`\n\
+             c.toml:1: `name` is missing (partita::cluster::missing_key)\n  help: a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`; one of several kinds of devices has these in each `[[group]]`, and a `[[level]]` that joins the groups\n\
              c.toml:3: `device.kind` = 'cpu-cor' is not in the catalogue (partita::cluster::unknown_kind)\n  help: did you mean `cpu-core`?\n\
              c.toml:4: `level[0].count` is missing (partita::cluster::missing_key)\n  help: the number of devices (or of inner levels) that this level joins\n\
              c.toml:6: unknown key `level[0].conut` (partita::cluster::unknown_key)\n  help: did you mean `count`?\n\

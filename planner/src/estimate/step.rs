@@ -22,7 +22,7 @@ use crate::mesh::{AxisUse, Degrees, MeshPlan};
 use crate::pins::ScheduleKind;
 use crate::pipeline::Orders;
 use crate::search::SearchError;
-use crate::stages::StageCut;
+use crate::stages::{PartSeconds, StageCut};
 
 /// A plan as far as time and memory depend on it.
 #[derive(Clone, Debug)]
@@ -209,7 +209,8 @@ impl Prepared {
             (false, true) => (0.0, 0.0),
             (false, false) => (layer, layer),
         };
-        let cut = StageCut::balanced_with(graph, stages, &iteration, before, after, stack.name != "partita")?;
+        let on = vec![PartSeconds { iteration, before, after }; stages as usize];
+        let cut = StageCut::balanced_with(graph, &on, stack.name != "partita")?;
         let chunks = (0..stages)
             .map(|stage| {
                 let held = cut.of_iteration.iter().enumerate();
@@ -244,7 +245,7 @@ impl Prepared {
         if axes.is_empty() {
             return 0.0;
         }
-        self.spreads(cluster, axes).iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max)
+        self.spreads(cluster, axes).iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max)
     }
 
     /// Micro-batches of a step.
@@ -425,7 +426,7 @@ impl Prepared {
         };
         let each = |spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64| {
             let received = bytes / buckets.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
-            let once = spreads.iter().map(|spread| collective::seconds(cluster, spread, kind, received).0).fold(0.0, f64::max);
+            let once = spreads.iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max);
             (once + ranks * stack.ring_us * 1e-6) * buckets
         };
         let gradients = elements * recipe.gradient_sent;
