@@ -140,6 +140,9 @@ pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagn
         return Err(diagnostics.sorted());
     }
     let graph = elaborate::elaborate(&file, &name, &settings, &section, &mut diagnostics);
+    if diagnostics.is_empty() {
+        settings.report_unused(&file, &mut diagnostics);
+    }
     if diagnostics.is_empty() { Ok(Model { name, graph, train: section.train, settings: values }) } else { Err(diagnostics.sorted()) }
 }
 
