@@ -87,6 +87,7 @@ impl<'a> Elaborator<'a> {
         }
     }
 
+    /// An `if`: the branch that is taken, and what becomes of the names that both would give.
     pub(super) fn branches(&mut self, condition: &'a Expr, then: &'a [Statement], otherwise: &'a [Statement]) {
         let before = |name: &Name| self.frame().names.get(&name.text).map(|binding| binding.kind);
         let given: Vec<_> = either(then, otherwise).into_iter().map(|given| (given, before(given.name))).collect();
