@@ -204,6 +204,14 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
     }
 }
 
+/// `all`, behind the candidate that was perhaps meant.
+pub(crate) fn did_you_mean_of<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, all: String) -> String {
+    match nearest(word, candidates) {
+        Some(candidate) => format!("did you mean `{candidate}`? {all}"),
+        None => all,
+    }
+}
+
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment).
 fn edits(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());

@@ -5,6 +5,7 @@
 
 mod axes;
 mod block;
+mod branch;
 mod call;
 mod composite;
 mod element;
@@ -117,13 +118,11 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
 impl<'a> Elaborator<'a> {
     fn file(&mut self, file: &'a File) {
         self.declare_axes(file);
+        self.reserve_leaves(&file.statements);
         for statement in &file.statements {
             match &statement.kind {
                 StatementKind::Block(block) => self.declare_block(block),
                 StatementKind::Op(op) => self.declare_op(op),
-                StatementKind::Input { name, .. } | StatementKind::Weight { name, .. } => {
-                    self.leaves.insert(name.text.clone());
-                }
                 StatementKind::Broken { defines: Defines::Callable, name } => {
                     self.broken_calls.insert(&name.text);
                 }

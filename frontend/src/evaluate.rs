@@ -1,13 +1,14 @@
-//! Numbers that are known when a model is compiled: settings, sizes, rates.
+//! What is known when a model is compiled: settings, sizes, rates, conditions.
 
 use std::fmt;
+use std::rc::Rc;
 
 use partita_ir::graph::Span;
 use partita_ir::scalar::Binary;
 
-use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
+use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, did_you_mean_of, listed};
 use crate::operators::{self, Form};
-use crate::syntax::{BinaryOp, Expr, ExprKind};
+use crate::syntax::{BinaryOp, Expr, ExprKind, Logic};
 
 /// A number of the language. Whole numbers stay exact and within ±2^53, as f64 has them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +45,11 @@ impl Num {
             Num::Int(value) => Some(value),
             Num::Real(value) => (value.fract() == 0.0 && value.abs() <= LARGEST as f64).then_some(value as i64),
         }
+    }
+
+    /// The number that this is, whole if it can be.
+    pub(crate) fn of(value: f64) -> Num {
+        Num::Real(value).whole().map_or(Num::Real(value), Num::Int)
     }
 
     fn int(value: Option<i64>) -> Option<Num> {
@@ -107,10 +113,64 @@ impl fmt::Display for Num {
     }
 }
 
-/// What a name means where a number is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Found {
+/// What is known when a model is compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Known {
     Number(Num),
+    Truth(bool),
+    Word(Rc<Word>),
+}
+
+/// A word, and those that its setting may be.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Word {
+    pub text: String,
+    pub choices: Vec<String>,
+}
+
+impl Known {
+    /// The number that this is.
+    pub(crate) fn number(&self) -> Option<Num> {
+        match self {
+            Known::Number(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// What kind of thing it is, for reports.
+    fn kind(&self) -> &'static str {
+        match self {
+            Known::Number(_) => "a number",
+            Known::Truth(_) => "true or false",
+            Known::Word(_) => "a word",
+        }
+    }
+
+    /// What it is, for labels.
+    fn told(&self) -> String {
+        match self {
+            Known::Number(value) => format!("the number {value}"),
+            Known::Truth(value) => format!("this is {value}"),
+            Known::Word(word) => format!("the word `{}`", word.text),
+        }
+    }
+}
+
+/// As `--set` would take it.
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Known::Number(value) => value.fmt(f),
+            Known::Truth(value) => value.fmt(f),
+            Known::Word(word) => word.text.fmt(f),
+        }
+    }
+}
+
+/// What a name means where something known is wanted.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    Known(Known),
     /// Its own definition was wrong and has been reported.
     Broken,
     /// A tensor, defined here.
@@ -125,17 +185,16 @@ pub(crate) trait Scope {
     /// What `name` means.
     fn find(&self, name: &str) -> Found;
     /// Where the value of `name` is set, and the value that `--set` put in its place, if it did.
-    fn replaced(&self, name: &str) -> Option<(Span, Num)>;
+    fn replaced(&self, name: &str) -> Option<(Span, Known)>;
     /// Every name, for suggestions.
     fn names(&self) -> Vec<String>;
 }
 
-/// The value of an expression that must be a number, or `None` after a report.
-pub(crate) fn evaluate(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<Num> {
+/// The value of an expression, or `None` after a report. A comparison is true or false here.
+pub(crate) fn known(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<Known> {
     match &expr.kind {
-        ExprKind::Number(text) => literal(text, expr.span, diagnostics),
         ExprKind::Name(name) => match scope.find(name) {
-            Found::Number(value) => Some(value),
+            Found::Known(value) => Some(value),
             Found::Broken => None,
             Found::Tensor(defined) => {
                 diagnostics.push(
@@ -150,6 +209,107 @@ pub(crate) fn evaluate(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnos
                 None
             }
         },
+        ExprKind::Truth(value) => Some(Known::Truth(*value)),
+        // what the first operand decides needs no second: `heads != 0 and hidden / heads > 64`
+        ExprKind::Logic(logic, operands) => match (logic, operands.as_slice()) {
+            (Logic::Not, [inner]) => truth(inner, scope, diagnostics).map(|value| Known::Truth(!value)),
+            (_, [left, right]) => match truth(left, scope, diagnostics)? {
+                value if value == (*logic == Logic::Or) => Some(Known::Truth(value)),
+                _ => truth(right, scope, diagnostics).map(Known::Truth),
+            },
+            _ => unreachable!("`not` has one operand, `and` and `or` have two"),
+        },
+        ExprKind::Binary(op, left, right) if op.compares() => compare(*op, left, right, expr, scope, diagnostics).map(Known::Truth),
+        _ => evaluate(expr, scope, diagnostics).map(Known::Number),
+    }
+}
+
+/// The value of a condition, or `None` after a report.
+pub(crate) fn truth(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<bool> {
+    let value = known(expr, scope, diagnostics)?;
+    if let Known::Truth(value) = value {
+        return Some(value);
+    }
+    let shown = match &expr.kind {
+        ExprKind::Name(name) => name.as_str(),
+        _ => "...",
+    };
+    let other = if let Known::Number(_) = value { "0".to_owned() } else { value.to_string() };
+    diagnostics.push(
+        Diagnostic::new("partita::name::not_a_condition", "a condition is true or false")
+            .label(expr.span, value.told())
+            .help(format!("compare it: `{shown} != {other}`")),
+    );
+    None
+}
+
+/// A comparison: of two numbers, or whether two numbers, truths or words are the same.
+fn compare(op: BinaryOp, left: &Expr, right: &Expr, whole: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<bool> {
+    if !matches!(op, BinaryOp::Eq | BinaryOp::Ne) {
+        return evaluate(whole, scope, diagnostics).map(|value| value.to_f64() != 0.0);
+    }
+    for (one, other) in [(left, right), (right, left)] {
+        let ExprKind::Name(setting) = &one.kind else { continue };
+        match scope.find(setting) {
+            Found::Known(Known::Word(word)) => {
+                return is_word(setting, &word, other, scope, diagnostics).map(|same| same == (op == BinaryOp::Eq));
+            }
+            // what stands beside it may be a word
+            Found::Broken => return None,
+            _ => {}
+        }
+    }
+    let sides = (known(left, scope, diagnostics), known(right, scope, diagnostics));
+    let (a, b) = (sides.0?, sides.1?);
+    match (&a, &b) {
+        (Known::Number(a), Known::Number(b)) => binary(op, *a, *b, whole.span, diagnostics).map(|value| value.to_f64() != 0.0),
+        (Known::Truth(a), Known::Truth(b)) => Some((a == b) == (op == BinaryOp::Eq)),
+        _ => {
+            diagnostics.push(
+                Diagnostic::new("partita::name::not_comparable", format!("{} and {} are never the same", a.kind(), b.kind()))
+                    .label(left.span, a.told())
+                    .label(right.span, b.told()),
+            );
+            None
+        }
+    }
+}
+
+/// Whether the word of a setting is the one that `other` names.
+fn is_word(setting: &str, word: &Word, other: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<bool> {
+    let choices = || word.choices.iter().map(String::as_str);
+    let all = format!("it can be {}", listed(choices()));
+    let ExprKind::Name(name) = &other.kind else {
+        diagnostics.push(
+            Diagnostic::new("partita::name::not_comparable", format!("`{setting}` is a word")).label(other.span, "not a word").help(all),
+        );
+        return None;
+    };
+    if choices().any(|choice| choice == name) {
+        return Some(word.text == *name);
+    }
+    if let Found::Known(Known::Word(other)) = scope.find(name) {
+        return Some(word.text == other.text);
+    }
+    diagnostics.push(
+        Diagnostic::new("partita::name::unknown_word", format!("`{setting}` is never `{name}`"))
+            .label(other.span, "not one of its words")
+            .help(did_you_mean_of(name, choices(), all)),
+    );
+    None
+}
+
+/// The value of an expression that must be a number, or `None` after a report. A comparison is 1 or 0 here.
+pub(crate) fn evaluate(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnostics) -> Option<Num> {
+    match &expr.kind {
+        ExprKind::Number(text) => literal(text, expr.span, diagnostics),
+        ExprKind::Name(_) | ExprKind::Truth(_) | ExprKind::Logic(..) => {
+            let value = known(expr, scope, diagnostics)?;
+            if value.number().is_none() {
+                diagnostics.push(not_a_number(&value, expr.span));
+            }
+            value.number()
+        }
         ExprKind::Negate(inner) => evaluate(inner, scope, diagnostics).map(Num::negate),
         ExprKind::Binary(op, left, right) => {
             // both sides are looked at, so that both are reported
@@ -179,6 +339,13 @@ pub(crate) fn evaluate(expr: &Expr, scope: &dyn Scope, diagnostics: &mut Diagnos
             None
         }
     }
+}
+
+/// A report of a truth or a word where a number is needed.
+pub(crate) fn not_a_number(value: &Known, span: Span) -> Diagnostic {
+    Diagnostic::new("partita::name::not_a_number", format!("this is {}; a number is needed here", value.kind()))
+        .label(span, value.told())
+        .help("an `if` chooses by it: `if condition { ... } else { ... }`")
 }
 
 /// The value of a number's text.
@@ -297,7 +464,8 @@ fn with_replaced(mut diagnostic: Diagnostic, expr: Option<&Expr>, scope: &dyn Sc
     diagnostic
 }
 
-fn names_in<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
+/// The names that an expression has where a value can stand.
+pub(crate) fn names_in<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
     match &expr.kind {
         ExprKind::Name(name) => names.push(name),
         ExprKind::Negate(inner) => names_in(inner, names),
@@ -305,8 +473,16 @@ fn names_in<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
             names_in(left, names);
             names_in(right, names);
         }
+        ExprKind::Logic(_, operands) => operands.iter().for_each(|operand| names_in(operand, names)),
         ExprKind::Call(call) => call.arguments.iter().for_each(|argument| names_in(&argument.value, names)),
-        ExprKind::Number(_) | ExprKind::Index(_) | ExprKind::Bracket(..) => {}
+        ExprKind::Bracket(base, moves) => {
+            names_in(base, names);
+            for (first, end) in moves.iter().filter_map(|entry| entry.range.as_ref()) {
+                names_in(first, names);
+                names_in(end, names);
+            }
+        }
+        ExprKind::Number(_) | ExprKind::Truth(_) | ExprKind::Index(_) => {}
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) enum Token {
     Star,
     #[token("/")]
     Slash,
+    #[token("|")]
+    Bar,
     /// Characters that begin no token, and strings, reported by the lexer.
     #[regex(r#""[^"\n]*""#)]
     Strange,
@@ -97,6 +99,7 @@ impl fmt::Display for Token {
             Token::Minus => "`-`",
             Token::Star => "`*`",
             Token::Slash => "`/`",
+            Token::Bar => "`|`",
             Token::Strange => "strange characters",
             Token::End => "the end of the file",
         })
@@ -137,9 +140,9 @@ fn strange(found: &str, span: Span) -> Diagnostic {
     match found.chars().next() {
         Some('"' | '\'') => diagnostic.help("the language has no strings; comments begin with `#`"),
         Some(';') => diagnostic.help("a statement ends with its line; write each on a line of its own"),
-        Some('&' | '|' | '!') => {
-            diagnostic.help("comparisons give 0 or 1: `a * b` is 1 where both hold, `max(a, b)` where one does, `1 - a` where it does not")
-        }
+        Some('&' | '!') => diagnostic.help(
+            "conditions are joined with `and`, `or` and `not`; comparisons of elements give 0 or 1: `a * b` is 1 where both hold, `max(a, b)` where one does, `1 - a` where it does not",
+        ),
         Some('^') => diagnostic.help("a power is `pow(a, b)`"),
         _ => diagnostic,
     }

@@ -38,15 +38,19 @@
 //! |---|---|
 //! | `model gpt` | the name of the model, once |
 //! | `set ffn = 4 * hidden` | a number with a default, which `--set` replaces; later lines may use it |
+//! | `set bias = true` | a switch: true or false |
+//! | `set activation = gelu \| relu` | a switch: one of these words, the first by default |
 //! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
 //! | `axis head_dim = hidden / heads` | an axis with a size of its own |
 //! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further |
 //! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
+//! | `weight b[ffn] = zeros if bias` | a parameter where the condition holds, else the number that it would begin as |
 //! | `op swiglu(a[.., i], b[.., i]) -> [.., i] = silu(a) * b` | an operator: letters stand for axes by position, `..` for any others |
 //! | `op dot(a[m, k], b[k, n]) -> [m, n], sum k = a * b` | one that folds `k`; `: norm` before the `=` gives it a class |
 //! | `block layer(x[batch, hidden], rate) { ... return x }` | a body with names of its own, written out at each call; it sees settings, axes, its arguments and blocks above it |
 //! | `x = expression` | names may be assigned again |
 //! | `repeat layers { x = layer(x) }` | what the body assigns and what existed before is carried on; weights exist once an iteration, as `layer.3.wq`; `as name` names the loop |
+//! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
 //! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |
 //!
@@ -54,6 +58,11 @@
 //! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of
 //! its operands in order of appearance. All arithmetic of one expression is one operator, with one exception: a sum of a
 //! named value and a branch with the same axes is an operator of its own, of the class of residuals.
+//!
+//! Conditions are switches, `true`, `false`, comparisons of numbers (`heads > 4`), words (`activation == gelu`) or truths,
+//! and `not`, `and`, `or`. An `if` stands in the file, in blocks and in repeats, and holds what a block's body may hold.
+//! Lines behind it see the names that every branch gives, and those that existed before. In a condition the name of a
+//! switch is the switch, elsewhere the tensor of its name if there is one.
 //!
 //! Brackets with an arrow behind a tensor move its elements: `k[seq -> past]` renames an axis, `x[hidden -> heads * head_dim]`
 //! splits one, `x[heads * head_dim -> hidden]` merges neighbours, `x[seq = 0 .. 4 -> short]` cuts.
@@ -140,6 +149,9 @@ pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagn
         return Err(diagnostics.sorted());
     }
     let graph = elaborate::elaborate(&file, &name, &settings, &section, &mut diagnostics);
+    if diagnostics.is_empty() {
+        settings.report_unused(&file, &mut diagnostics);
+    }
     if diagnostics.is_empty() { Ok(Model { name, graph, train: section.train, settings: values }) } else { Err(diagnostics.sorted()) }
 }
 

@@ -81,6 +81,8 @@ pub enum OptionDefault {
     Number(f64),
     /// An axis, by default none.
     Axis,
+    /// An expression of numbers, tensors and indices, element by element, by default 0.
+    Element,
 }
 
 /// How an operator becomes primitives.
@@ -260,9 +262,14 @@ pub const TABLE: &[Operator] = &[
                 doc: "position axis of the query, which sees no later position of `past`",
             },
             number("dropout", 0.0, "rate of dropout on the weights"),
+            OptionRow {
+                name: "bias",
+                default: OptionDefault::Element,
+                doc: "added to the scores before the softmax: an expression over axes of the query and `past`",
+            },
         ],
         form: Form::Attention,
-        doc: "softmax(query · key / sqrt(dim)) over past, times value",
+        doc: "softmax(query · key / sqrt(dim) + bias) over past, times value",
     },
     Operator {
         name: "cross_entropy",
@@ -308,6 +315,7 @@ impl Operator {
         inside.extend(self.options.iter().map(|option| match option.default {
             OptionDefault::Number(value) => format!("{} = {value:?}", option.name),
             OptionDefault::Axis => format!("{} = axis", option.name),
+            OptionDefault::Element => format!("{} = 0", option.name),
         }));
         format!("{}{axes}({})", self.name, inside.join(", "))
     }

@@ -2,10 +2,13 @@
 
 use partita_ir::graph::Span;
 
+use std::rc::Rc;
+
 use crate::Setting;
-use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
-use crate::evaluate::{Found, Num, Scope, evaluate};
-use crate::syntax::{Defines, File, StatementKind};
+use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean_of, listed};
+use crate::evaluate::{Found, Known, Num, Scope, Word, known, names_in};
+use crate::syntax::{Defines, File, Name, SetValue, StatementKind, expressions};
+use crate::train::BY_NAME;
 
 /// More settings than any model needs.
 const MOST_SETTINGS: usize = 1000;
@@ -15,7 +18,7 @@ const MOST_SETTINGS: usize = 1000;
 struct Row {
     name: String,
     span: Span,
-    value: Option<Num>,
+    value: Option<Known>,
     /// Whether `--set` gave it.
     replaced: bool,
 }
@@ -34,6 +37,11 @@ impl<'a> Overrides<'a> {
             given.push((setting, false));
         }
         Self { given }
+    }
+
+    /// Whether there is a text for `name`.
+    fn gives(&self, name: &str) -> bool {
+        self.given.iter().any(|(setting, _)| setting.name == name)
     }
 
     /// The text for `name`, which is then known to mean something.
@@ -62,16 +70,28 @@ impl<'a> Overrides<'a> {
         Some(value)
     }
 
+    /// The text for `name` as one of `choices`: `Some(None)` after a report.
+    fn take_word(&mut self, name: &Name, choices: &[&str], diagnostics: &mut Diagnostics) -> Option<Option<&'a str>> {
+        let text = self.take(&name.text)?;
+        let known = choices.contains(&text);
+        if !known {
+            let (name, span, shown) = (&name.text, name.span, text.chars().take(40).collect::<String>());
+            let help = did_you_mean_of(text, choices.iter().copied(), format!("it can be {}", listed(choices)));
+            diagnostics.push(
+                Diagnostic::new("partita::set::unknown_word", format!("`--set {name}={shown}`: `{name}` is never `{shown}`"))
+                    .label(span, format!("`{name}` is set here"))
+                    .help(help),
+            );
+        }
+        Some(known.then_some(text))
+    }
+
     /// Reports what `--set` names and nothing takes. `known` is everything that can be set, with its value.
     pub(crate) fn report_unused(&self, known: &[(String, String)], diagnostics: &mut Diagnostics) {
         for (setting, _) in self.given.iter().filter(|(_, used)| !used) {
             let name: String = setting.name.chars().take(64).collect();
             let names = || known.iter().map(|(name, _)| name.as_str());
-            let all = || format!("this model has {}", listed(names()));
-            let mut help = did_you_mean(&name, names(), all);
-            if help != all() {
-                help = format!("{help} {}", all());
-            }
+            let help = did_you_mean_of(&name, names(), format!("this model has {}", listed(names())));
             diagnostics
                 .push(Diagnostic::new("partita::set::unknown", format!("`--set {name}`: nothing of this name can be set")).help(help));
         }
@@ -109,17 +129,69 @@ impl Settings {
                 diagnostics.push(twice("settings", &name.text, name.span, row.span));
                 continue;
             }
-            let set = overrides.take_number(&name.text, Some(name.span), diagnostics);
+            let default = value.map(|value| settings.default(value, overrides.gives(&name.text), diagnostics));
+            let set = match &default {
+                Some(Some(Known::Truth(_))) => {
+                    let set = overrides.take_word(name, &["true", "false"], diagnostics);
+                    set.map(|text| text.map(|text| Known::Truth(text == "true")))
+                }
+                Some(Some(Known::Word(word))) => {
+                    let choices: Vec<&str> = word.choices.iter().map(String::as_str).collect();
+                    let set = overrides.take_word(name, &choices, diagnostics);
+                    set.map(|text| text.map(|text| Known::Word(Rc::new(Word { text: text.to_owned(), choices: word.choices.clone() }))))
+                }
+                // what kind of setting this was to be is not known
+                None => overrides.take(&name.text).map(|_| None),
+                _ => overrides.take_number(&name.text, Some(name.span), diagnostics).map(|value| value.map(Known::Number)),
+            };
             let replaced = set.is_some();
-            let value = set.unwrap_or_else(|| evaluate(value?, &settings, diagnostics));
+            let value = set.unwrap_or_else(|| default.flatten());
             settings.rows.push(Row { name: name.text.clone(), span: name.span, value, replaced });
         }
         settings.later.clear();
         settings
     }
 
+    /// The value that a file gives a setting. One that `--set` replaces need make no sense, so nothing is said of it.
+    fn default(&self, value: &SetValue, replaced: bool, diagnostics: &mut Diagnostics) -> Option<Known> {
+        let words = match value {
+            SetValue::Expr(expr) if replaced => return known(expr, self, &mut Diagnostics::default()),
+            SetValue::Expr(expr) => return known(expr, self, diagnostics),
+            SetValue::Words(words) => words,
+        };
+        for (position, word) in words.iter().enumerate() {
+            if let Some(first) = words[..position].iter().find(|first| first.text == word.text) {
+                diagnostics.push(twice("words of one setting", &word.text, word.span, first.span));
+            }
+        }
+        let choices: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+        Some(Known::Word(Rc::new(Word { text: choices[0].clone(), choices })))
+    }
+
+    /// Reports the settings that nothing in the file reads, in any branch.
+    pub(crate) fn report_unused(&self, file: &File, diagnostics: &mut Diagnostics) {
+        let mut used: Vec<&str> = BY_NAME.to_vec();
+        expressions(&file.statements, &mut |expr| names_in(expr, &mut used));
+        used.extend(file.statements.iter().filter_map(|statement| match &statement.kind {
+            StatementKind::Axis { name, size: None, .. } => Some(name.text.as_str()),
+            _ => None,
+        }));
+        for row in self.rows.iter().filter(|row| !used.contains(&row.name.as_str())) {
+            diagnostics.push(
+                Diagnostic::new("partita::set::unused", format!("nothing reads the setting `{}`", row.name))
+                    .label(row.span, "set here")
+                    .help("leave the line out, or use the setting below it"),
+            );
+        }
+    }
+
     fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
+    }
+
+    /// Whether a setting of this name chooses between branches: it is no number, and a tensor may share its name.
+    pub(crate) fn is_switch(&self, name: &str) -> bool {
+        self.row(name).is_some_and(|row| !matches!(row.value, Some(Known::Number(_))))
     }
 
     /// Where a setting is defined.
@@ -129,19 +201,19 @@ impl Settings {
 
     /// Every setting with its value, in file order.
     pub(crate) fn values(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        self.rows.iter().map(|row| (row.name.clone(), row.value.map_or_else(String::new, |value| value.to_string())))
+        self.rows.iter().map(|row| (row.name.clone(), row.value.as_ref().map_or_else(String::new, Known::to_string)))
     }
 }
 
 impl Scope for Settings {
     fn find(&self, name: &str) -> Found {
         let later = || self.later.iter().find(|(known, _)| known == name).map_or(Found::Missing, |(_, span)| Found::Later(*span));
-        self.row(name).map_or_else(later, |row| row.value.map_or(Found::Broken, Found::Number))
+        self.row(name).map_or_else(later, |row| row.value.clone().map_or(Found::Broken, Found::Known))
     }
 
-    fn replaced(&self, name: &str) -> Option<(Span, Num)> {
+    fn replaced(&self, name: &str) -> Option<(Span, Known)> {
         let row = self.row(name).filter(|row| row.replaced)?;
-        Some((row.span, row.value?))
+        Some((row.span, row.value.clone()?))
     }
 
     fn names(&self) -> Vec<String> {

@@ -30,13 +30,13 @@ pub(crate) enum StatementKind {
     /// `model gpt`
     Model(Name),
     /// `set ffn = 4 * hidden`
-    Set { name: Name, value: Expr },
+    Set { name: Name, value: SetValue },
     /// `axis past = seq : seq`
     Axis { name: Name, size: Option<Expr>, role: Option<Name> },
     /// `input tokens[batch, seq] : tokens`
     Input { name: Name, axes: Vec<Name>, source: Name },
-    /// `weight w[hidden] = normal(0.02)`
-    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr> },
+    /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`
+    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr> },
     /// `block layer(x[batch, hidden], rate) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
@@ -45,6 +45,8 @@ pub(crate) enum StatementKind {
     Assign { name: Name, value: Expr },
     /// `repeat layers as layer { ... }`
     Repeat { count: Expr, name: Option<Name>, body: Vec<Statement> },
+    /// `if tied { ... } else { ... }`; behind an `else if` stands one such statement.
+    If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
     Return(Expr),
     /// `loss cross_entropy[vocab](logits, targets)`
@@ -53,6 +55,14 @@ pub(crate) enum StatementKind {
     Train(Vec<Entry>),
     /// What could not be read, and the name that it was to define.
     Broken { defines: Defines, name: Name },
+}
+
+/// The default of a setting.
+#[derive(Debug)]
+pub(crate) enum SetValue {
+    Expr(Expr),
+    /// `gelu | relu2 | relu`: the words that it may be, the default first.
+    Words(Vec<Name>),
 }
 
 /// What kind of name a statement defines.
@@ -135,7 +145,11 @@ pub(crate) enum ExprKind {
     /// Text of a number.
     Number(String),
     Name(String),
+    /// `true`, `false`
+    Truth(bool),
     Negate(Box<Expr>),
+    /// `not a`, `a and b`, `a or b`: as many operands as the word has.
+    Logic(Logic, Vec<Expr>),
     Binary(BinaryOp, Box<Expr>, Box<Expr>),
     /// `einsum[a, b](x, y)`
     Call(Call),
@@ -143,6 +157,14 @@ pub(crate) enum ExprKind {
     Index(Name),
     /// `x[hidden -> heads * head_dim, seq = 0 .. 4 -> short]`
     Bracket(Box<Expr>, Vec<Move>),
+}
+
+/// The words that join conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logic {
+    Not,
+    And,
+    Or,
 }
 
 /// The operators that stand between their operands.
@@ -205,6 +227,40 @@ pub(crate) struct Move {
     pub range: Option<(Expr, Expr)>,
     pub to: Vec<Name>,
     pub span: Span,
+}
+
+/// Every expression of these statements, those in bodies and branches too.
+pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Expr)) {
+    for statement in statements {
+        match &statement.kind {
+            StatementKind::Set { value: SetValue::Expr(expr), .. }
+            | StatementKind::Assign { value: expr, .. }
+            | StatementKind::Return(expr)
+            | StatementKind::Loss(expr) => visit(expr),
+            StatementKind::Axis { size, .. } => size.iter().for_each(&mut *visit),
+            StatementKind::Weight { value, condition, .. } => value.iter().chain(condition).for_each(&mut *visit),
+            StatementKind::Op(op) => visit(&op.value),
+            StatementKind::Block(block) => expressions(&block.body, visit),
+            StatementKind::Repeat { count, body, .. } => {
+                visit(count);
+                expressions(body, visit);
+            }
+            StatementKind::If { condition, then, otherwise } => {
+                visit(condition);
+                expressions(then, visit);
+                expressions(otherwise, visit);
+            }
+            StatementKind::Train(entries) => {
+                for entry in entries {
+                    match &entry.value {
+                        EntryValue::Expr(expr) => visit(expr),
+                        EntryValue::Word { options, .. } => options.iter().for_each(|option| visit(&option.value)),
+                    }
+                }
+            }
+            StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Input { .. } | StatementKind::Broken { .. } => {}
+        }
+    }
 }
 
 /// The smallest span that holds both.

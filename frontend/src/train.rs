@@ -5,12 +5,14 @@ use partita_ir::graph::Span;
 use partita_ir::train::{Optimizer, Schedule, Train};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
-use crate::evaluate::{Found, Num, Scope, Whole, evaluate};
+use crate::evaluate::{Found, Num, Scope, Whole, evaluate, not_a_number};
 use crate::settings::{Overrides, Settings, twice};
 use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, StatementKind};
 
 /// The entries of the section.
 const ENTRIES: [&str; 6] = ["optimizer", "lr", "schedule", "clip", "batch", "precision"];
+/// Those that a setting of their name gives where the section does not say them.
+pub(crate) const BY_NAME: [&str; 3] = ["lr", "clip", "batch"];
 /// Options of each optimizer, with defaults.
 const OPTIMIZERS: &[Choice] = &[
     (
@@ -188,7 +190,13 @@ impl<'a> Reader<'a, '_> {
             None => {
                 let span = self.settings.span(name);
                 match self.settings.find(name) {
-                    Found::Number(value) => Number { value: Some(value), span, set: false },
+                    Found::Known(value) => {
+                        let number = value.number();
+                        if let (None, Some(span)) = (number, span) {
+                            self.diagnostics.push(not_a_number(&value, span));
+                        }
+                        Number { value: number, span, set: false }
+                    }
                     Found::Broken => Number { value: None, span, set: false },
                     _ => Number { value: Some(default), span: None, set: false },
                 }

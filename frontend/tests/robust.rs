@@ -96,6 +96,20 @@ const SCRAPS: &[&str] = &[
     "where(x > 0, x, 1 / x)",
     "mean[batch, seq, hidden](x)",
     "loss mean[batch](1)",
+    "if",
+    "else",
+    "true",
+    "not",
+    "and",
+    "or",
+    "|",
+    "if bias { x = relu(x) }",
+    "if alibi {",
+    "} else {",
+    "} else if activation == gelu {",
+    "set word = one | two",
+    "if heads > 2 or word == two",
+    "weight w0[hidden] = zeros if not bias",
 ];
 
 #[derive(Clone, Debug)]
@@ -195,6 +209,10 @@ fn setting() -> impl Strategy<Value = Setting> {
         "precision",
         "optimizer",
         "steps",
+        "bias",
+        "alibi",
+        "activation",
+        "tied",
         "wat",
     ];
     let name = prop::sample::select(NAMES).prop_map(str::to_owned);
@@ -202,8 +220,10 @@ fn setting() -> impl Strategy<Value = Setting> {
         (0u64..100).prop_map(|value| value.to_string()),
         any::<i64>().prop_map(|value| value.to_string()),
         any::<f64>().prop_map(|value| value.to_string()),
-        prop::sample::select(["none", "sgd", "bf16", "", "-", "1e5", "1099511627776", "0.1", "nan", "inf", "64", "16"].as_slice())
-            .prop_map(str::to_owned),
+        prop::sample::select(
+            ["none", "sgd", "bf16", "true", "false", "relu", "", "-", "1e5", "1099511627776", "0.1", "nan", "inf", "64", "16"].as_slice()
+        )
+        .prop_map(str::to_owned),
     ];
     (name, value).prop_map(|(name, value)| Setting { name, value })
 }
@@ -275,6 +295,17 @@ fn files_that_ask_for_much_are_refused_soon() {
         format!("{head}y = {}\n", "(".repeat(100_000)),
         "{".repeat(100_000),
         format!("{head}{}", "repeat 2 {".repeat(20_000)),
+        format!("{head}{}", "if n > 1 {".repeat(20_000)),
+        format!("{head}{}", "if n > 4 { y = w }\nelse ".repeat(20_000)),
+        format!("{head}{}{{ y = w }}\nloss mean[batch, seq, hidden](y)\n", "if n > 4 { y = w } else ".repeat(20_000)),
+        format!("{head}{}{}\nloss mean[batch, seq, hidden](w)\n", "if n > 1 { y = w\n ".repeat(90), "}\n".repeat(90)),
+        format!(
+            "{head}{}loss mean[batch, seq, hidden](w)\n",
+            (0..20_000).fold(String::new(), |text, index| text + &format!("if n > 1 {{ y{index} = w }}\n"))
+        ),
+        format!("{head}if {} n > 1 {{ y = w }}\n", "not ".repeat(50_000)),
+        format!("{head}if n > 1 {} {{ y = w }}\n", "and n > 1 ".repeat(50_000)),
+        format!("{head}set word = a{}\n", " | a".repeat(20_000)),
         format!("{head}y = einsum[batch]({})\n", "w, ".repeat(50_000)),
         format!("{head}{}", "y = unknown\n".repeat(50_000)),
         format!("{head}{}", "y = relu(w)\n".repeat(50_000)),

@@ -5,9 +5,9 @@
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, random, x};
 use crate::graph::Class;
-use crate::id::{AxisId, ValueId};
+use crate::id::{AxisId, Id, ValueId};
 use crate::rule::{DimAccess, Reduce, Rule};
-use crate::scalar::{Binary, Expr, Unary};
+use crate::scalar::{Binary, Expr, Node, Unary};
 
 /// `x · Φ(x)` by tanh: `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))` (Hendrycks and Gimpel, 2016).
 pub fn gelu(a: Formula) -> Formula {
@@ -142,7 +142,7 @@ impl Builder {
         let mut named = |suffix: &str, size: u64| {
             let full = format!("{name}.{suffix}");
             let known = self.graph.axes.iter().position(|known| known.name == full && known.size == size);
-            known.map_or_else(|| self.axis(&full, size, role), crate::id::Id::new)
+            known.map_or_else(|| self.axis(&full, size, role), Id::new)
         };
         (named("pair", 2), named("other", 2), named("half", half))
     }
@@ -161,6 +161,23 @@ impl Builder {
         causal: Option<AxisId>,
         dropout: Option<(f64, u64)>,
     ) -> ValueId {
+        self.biased_attention(query, key, value, past, dim, causal, dropout, None)
+    }
+
+    /// [`Builder::attention`] with `bias` added to the scaled scores: an expression of operands whose axes the scores
+    /// have. Its indices name axes by their ids, since the factors of the scores are known only here.
+    #[expect(clippy::too_many_arguments, reason = "the operator has these arguments")]
+    pub fn biased_attention(
+        &mut self,
+        query: ValueId,
+        key: ValueId,
+        value: ValueId,
+        past: AxisId,
+        dim: AxisId,
+        causal: Option<AxisId>,
+        dropout: Option<(f64, u64)>,
+        bias: Option<(&Expr, &[ValueId])>,
+    ) -> ValueId {
         let scale = 1.0 / (self.graph.size(dim) as f64).sqrt();
         self.composite("attention", Class::Attention, true, |b| {
             let q_dims = b.dims(query);
@@ -172,12 +189,20 @@ impl Builder {
             }
             score_dims.push(past);
             let scores = b.einsum("scores", &[query, key], &score_dims);
-            let scaled = x(0) * lit(scale);
+            let mut operands = vec![scores];
+            let mut scaled = x(0) * lit(scale);
+            if let Some((bias, read)) = bias {
+                operands.extend(read);
+                let factor = |axis| score_dims.iter().position(|dim| dim.index() == axis).expect("the scores have the axes of their bias");
+                let mut placed = Expr::default();
+                placed.root = placed.graft(bias, &mut |expr, n| expr.push(Node::Operand(n)), &factor);
+                scaled = scaled + Formula::graft(&placed, (1..operands.len()).map(x).collect());
+            }
             let masked = match causal.map(|seq| score_dims.iter().position(|axis| *axis == seq)) {
                 Some(Some(seq)) => index(score_dims.len() - 1).at_most(index(seq)).select(scaled, lit(f64::NEG_INFINITY)),
                 _ => scaled,
             };
-            let masked = b.elementwise("masked", &[scores], masked.expr());
+            let masked = b.map("masked", &operands, &score_dims, None, masked.expr());
             let lse = b.fold("logsumexp", Reduce::LogSumExp, masked, &[past]);
             let mut weights = b.elementwise("weights", &[masked, lse], softmax_weight(x(0), x(1)).expr());
             if let Some((rate, salt)) = dropout {

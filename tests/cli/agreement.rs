@@ -84,6 +84,28 @@ fn llama_with_fewer_key_heads_than_tensor_ranks() {
     );
 }
 
+/// Every switch of gpt, alone and as BLOOM has them, also with heads that are no power of two and do not divide.
+#[test]
+fn gpt_with_its_switches() {
+    for switch in ["alibi=true", "embedding_norm=true", "activation=relu2", "activation=relu", "tied=false", "bias=false"] {
+        agree(&Setting::gpt(1).with(&["layers=2", switch]), &["tp=2", "cp=2", "pp=2,mbs=1"]);
+    }
+    let bloom = ["alibi=true", "embedding_norm=true", "layers=2"];
+    let pins = ["tp=4,sp=true,recompute=selective", "cp=3", "dp=2,tp=2,zero=3,recompute=full", "pp=2,cp=2,mbs=2"];
+    agree(&Setting::gpt(1).with(&bloom), &pins);
+    agree(&Setting::gpt(1).with(&bloom).with(&["hidden=60", "heads=6", "seq=50"]), &["tp=4", "tp=2,cp=2"]);
+    agree(&Setting::new("llama", 1, &["hidden=64", "seq=64", "dropout=0.1", "layers=2", "tied=true"]), &["tp=2", "pp=2,mbs=2"]);
+    // in f64 the two agree to rounding, so the gradients are those of one rank and no others
+    let work = Work::new();
+    let wide = |ranks| Setting::gpt(ranks).with(&bloom).with(&["activation=relu2", "bias=false", "tied=false", "precision=f64"]);
+    let single = losses(&work.run(&work.compile("single", &wide(1), ""), STEPS, &[]));
+    for pins in ["tp=2", "cp=2", "pp=2,mbs=2"] {
+        let found = losses(&work.run(&work.compile("split", &wide(2), pins), STEPS, &[]));
+        let worst = single.iter().zip(&found).map(|(a, b)| (a - b).abs() / a).fold(0.0, f64::max);
+        assert!(worst < 1e-12, "{pins}: f64 agrees to rounding, not to {worst:e}");
+    }
+}
+
 #[test]
 fn mlp() {
     let mlp = Setting::new("mlp", 1, &["dropout=0.1"]);

@@ -53,6 +53,8 @@ fn settings_that_cannot_be() {
     check("layers=-1", "partita::", &["layers"]);
     check("dropout=1.5", "partita::", &["dropout"]);
     check("precision=f31", "partita::", &["f31", "f32"]);
+    check("activation=glu", "partita::set::unknown_word", &["glu", "did you mean `gelu`?", "`gelu`, `relu2` and `relu`"]);
+    check("bias=off", "partita::set::unknown_word", &["off", "`true` and `false`"]);
     check("batch=0", "partita::", &["batch"]);
     check("hidden=99999999999999999999", "partita::", &["hidden"]);
     check("vocab=9223372036854775807", "partita::", &[]);

@@ -6,7 +6,7 @@ use partita_ir::id::{AxisId, Id, ValueId};
 
 use super::{AxisEntry, Elaborator, MOST_DIMS, MOST_ELEMENTS};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
-use crate::evaluate::{Found, Scope, Whole};
+use crate::evaluate::{Found, Known, Scope, Whole, not_a_number};
 use crate::settings::twice;
 use crate::syntax::{Defines, Expr, ExprKind, File, Name, StatementKind};
 
@@ -52,7 +52,13 @@ impl Elaborator<'_> {
     /// The setting, or the batch of the `train` section, that an axis without a size has the name of.
     fn size_by_name(&mut self, name: &Name) -> Option<i64> {
         let value = match self.find(&name.text) {
-            Found::Number(value) => value,
+            Found::Known(Known::Number(value)) => value,
+            Found::Known(value) => {
+                let span = self.settings.span(&name.text).unwrap_or(name.span);
+                self.diagnostics
+                    .push(not_a_number(&value, span).help(format!("the size of axis `{}` is the setting of its name", name.text)));
+                return None;
+            }
             Found::Broken => return None,
             _ => {
                 let help = format!("write `axis {} = 64`, or give the model a setting of this name: `set {} = 64`", name.text, name.text);

@@ -7,6 +7,7 @@ use partita_ir::id::ValueId;
 use super::Elaborator;
 use super::scope::{Frame, Kind, What, under};
 use crate::diagnostics::{Diagnostic, plural};
+use crate::evaluate::known;
 use crate::settings::twice;
 use crate::syntax::{Block, Call, Letters, Parameter, StatementKind};
 
@@ -85,7 +86,10 @@ impl<'a> Elaborator<'a> {
 
     /// An argument of a call, as its parameter declares it.
     fn argument(&mut self, parameter: &'a Parameter, value: &'a crate::syntax::Expr) -> What {
-        let Some(letters) = &parameter.axes else { return self.number(value).map_or(What::Broken, What::Number) };
+        let Some(letters) = &parameter.axes else {
+            let value = self.reading(|this, diagnostics| known(value, this, diagnostics));
+            return value.map_or(What::Broken, What::Known);
+        };
         let found = self.tensor(value, &parameter.name.text);
         let declared = self.declared(letters);
         let (Some(found), Some(declared)) = (found, declared) else { return What::Broken };

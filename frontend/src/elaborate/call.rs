@@ -7,7 +7,7 @@ use super::Elaborator;
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
 use crate::evaluate::Num;
 use crate::operators::{self, Axes, Form, Operator, OptionDefault, TABLE, Takes};
-use crate::syntax::{Call, Name};
+use crate::syntax::{Call, Expr, Name};
 
 /// A call that fits its row of the table.
 #[derive(Debug)]
@@ -19,15 +19,16 @@ pub(super) struct Checked<'a> {
     /// The numbers among the arguments.
     pub numbers: Vec<(Num, Span)>,
     /// Every option of the row.
-    pub options: Vec<OptionValue>,
+    pub options: Vec<OptionValue<'a>>,
     pub span: Span,
 }
 
 /// The value of an option.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum OptionValue {
+pub(super) enum OptionValue<'a> {
     Number(f64, Option<Span>),
     Axis(Option<(AxisId, Span)>),
+    Element(Option<&'a Expr>),
 }
 
 impl Checked<'_> {
@@ -116,12 +117,13 @@ impl<'a> Elaborator<'a> {
                 None => whole = false,
             }
         }
-        let mut options: Vec<OptionValue> = row
+        let mut options: Vec<OptionValue<'a>> = row
             .options
             .iter()
             .map(|option| match option.default {
                 OptionDefault::Number(value) => OptionValue::Number(value, None),
                 OptionDefault::Axis => OptionValue::Axis(None),
+                OptionDefault::Element => OptionValue::Element(None),
             })
             .collect();
         for argument in named {
@@ -135,6 +137,8 @@ impl<'a> Elaborator<'a> {
             let value = match options[position] {
                 OptionValue::Number(..) => self.number(&argument.value).map(|value| OptionValue::Number(value.to_f64(), Some(at))),
                 OptionValue::Axis(_) => self.axis_option(&argument.value).map(|axis| OptionValue::Axis(Some((axis, at)))),
+                // what it may be depends on the arguments
+                OptionValue::Element(_) => Some(OptionValue::Element(Some(&argument.value))),
             };
             match value {
                 Some(value) => options[position] = value,

@@ -4,6 +4,7 @@ use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, ValueId};
 use partita_ir::random::salt_of;
 use partita_ir::rule::Reduce;
+use partita_ir::scalar::Expr as Scalar;
 
 use super::Elaborator;
 use super::call::{Checked, OptionValue};
@@ -219,7 +220,7 @@ impl<'a> Elaborator<'a> {
         }
         let dropout = match self.option(checked, "dropout") {
             OptionValue::Number(rate, span) => self.draw(rate, span.unwrap_or(checked.span))?,
-            OptionValue::Axis(_) => return None,
+            _ => return None,
         };
         let mut out: Vec<AxisId> = query_dims.iter().copied().filter(|axis| *axis != dim).collect();
         out.extend(self.builder.dims(value).into_iter().filter(|axis| *axis != past && (*axis == dim || !query_dims.contains(axis))));
@@ -230,7 +231,33 @@ impl<'a> Elaborator<'a> {
             return None;
         }
         let dropout = Some(dropout).filter(|(rate, _)| *rate > 0.0);
-        Some(self.builder.attention(query, key, value, past, dim, causal.map(|(axis, _)| axis), dropout))
+        let bias = match self.option(checked, "bias") {
+            OptionValue::Element(Some(expr)) => self.score_bias(expr, &scores)?,
+            _ => None,
+        };
+        let bias = bias.as_ref().map(|(expr, operands)| (expr, operands.as_slice()));
+        self.builder.span = Some(checked.span);
+        Some(self.builder.biased_attention(query, key, value, past, dim, causal.map(|(axis, _)| axis), dropout, bias))
+    }
+
+    /// What is added to scores of these axes, and the tensors that it reads; `Some(None)` for 0.
+    fn score_bias(&mut self, expr: &'a Expr, scores: &[AxisId]) -> Option<Option<(Scalar, Vec<ValueId>)>> {
+        let mut fusion = Fusion::default();
+        let piece = match self.element(&mut fusion, expr)? {
+            Element::Number(value) if value.to_f64() == 0.0 => return Some(None),
+            Element::Number(value) => fusion.constant(value),
+            Element::Piece(piece) => self.floats(&fusion, piece, expr.span)?,
+        };
+        if let Some(axis) = piece.dims.iter().find(|axis| !scores.contains(axis)) {
+            let name = self.builder.graph.axis(*axis).name.clone();
+            self.diagnostics.push(
+                Diagnostic::new("partita::axis::missing", format!("the scores have no axis `{name}`, which their bias has"))
+                    .label(expr.span, format!("has axes {}", self.shown(&piece.dims)))
+                    .help(format!("the scores have axes {}", self.shown(scores))),
+            );
+            return None;
+        }
+        Some(Some(fusion.finish(&piece)))
     }
 
     /// The sum and count of a cross-entropy.
@@ -261,7 +288,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// The value of an option that its row has.
-    fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue {
+    fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue<'a> {
         let row = operators::find(&checked.call.name.text, true).expect("a checked call has a row");
         let position = row.options.iter().position(|option| option.name == name).expect("the row has the option");
         checked.options[position]

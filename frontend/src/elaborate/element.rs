@@ -6,10 +6,10 @@ use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::rule::{Access, DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr as Scalar, Node, NodeId, Unary};
 
-use super::scope::What;
+use super::scope::{Gone, What};
 use super::{DEEPEST, Elaborator};
 use crate::diagnostics::Diagnostic;
-use crate::evaluate::{self, Found, Num, Scope, unknown_name};
+use crate::evaluate::{self, Found, Known, Num, Scope, not_a_number, unknown_name};
 use crate::operators::{self, Form, Operator};
 use crate::syntax::{BinaryOp, Call, Expr, ExprKind};
 
@@ -62,6 +62,23 @@ impl Fusion {
             Element::Number(value) => self.constant(*value),
             Element::Piece(piece) => piece.clone(),
         }
+    }
+
+    /// What a piece computes, with only the operands that it reads. Indices still name axes.
+    pub(super) fn finish(&self, piece: &Piece) -> (Scalar, Vec<ValueId>) {
+        let part = Scalar { nodes: self.expr.nodes.clone(), root: piece.node }.pruned();
+        let mut operands: Vec<ValueId> = Vec::new();
+        let mut expr = Scalar::default();
+        let mut operand = |expr: &mut Scalar, n: usize| {
+            let value = self.operands[n];
+            let position = operands.iter().position(|known| *known == value).unwrap_or_else(|| {
+                operands.push(value);
+                operands.len() - 1
+            });
+            expr.push(Node::Operand(position))
+        };
+        expr.root = expr.graft(&part, &mut operand, &|axis| axis);
+        (expr, operands)
     }
 
     /// The operand that a piece is, if it is nothing but one.
@@ -149,7 +166,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// Runs `inner` one level deeper, or reports that it is too deep.
-    fn nested<T>(&mut self, span: Span, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(super) fn nested<T>(&mut self, span: Span, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.depth >= DEEPEST {
             self.diagnostics.push(
                 Diagnostic::new("partita::syntax::too_deep", format!("calls and expressions are nested more than {DEEPEST} deep"))
@@ -183,6 +200,14 @@ impl<'a> Elaborator<'a> {
         match &expr.kind {
             ExprKind::Number(text) => evaluate::literal(text, expr.span, self.diagnostics).map(Element::Number),
             ExprKind::Name(name) => self.named(fusion, name, expr.span),
+            ExprKind::Truth(_) | ExprKind::Logic(..) => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::name::not_a_number", "this is true or false; a tensor or a number is needed here")
+                        .label(expr.span, "a condition")
+                        .help("conditions stand behind `if`; comparisons of elements give 0 or 1: `a * b` is 1 where both hold, `max(a, b)` where one does, `1 - a` where it does not"),
+                );
+                None
+            }
             ExprKind::Index(axis) => {
                 let axis = self.axis(axis)?;
                 Some(Element::Piece(Piece { node: fusion.expr.push(Node::Index(axis.index())), dims: vec![axis] }))
@@ -214,12 +239,19 @@ impl<'a> Elaborator<'a> {
     }
 
     fn named(&mut self, fusion: &mut Fusion, name: &str, span: Span) -> Option<Element> {
-        if let Some(What::Tensor(value)) = self.frame().names.get(name).map(|binding| binding.what) {
-            let dims = self.builder.dims(value);
-            return Some(Element::Piece(fusion.operand(value, dims)));
+        match self.frame().names.get(name).map(|binding| &binding.what) {
+            Some(What::Tensor(value)) => {
+                let value = *value;
+                let dims = self.builder.dims(value);
+                return Some(Element::Piece(fusion.operand(value, dims)));
+            }
+            Some(What::Known(Known::Number(value))) => return Some(Element::Number(*value)),
+            Some(What::Broken) => return None,
+            _ => {}
         }
         let diagnostic = match self.find(name) {
-            Found::Number(value) => return Some(Element::Number(value)),
+            Found::Known(Known::Number(value)) => return Some(Element::Number(value)),
+            Found::Known(value) => self.switch(name, &value, span),
             Found::Broken | Found::Tensor(_) => return None,
             found => match self.elsewhere(name) {
                 Some((place, text, help)) => Diagnostic::new("partita::name::unknown", format!("nothing is named `{name}` here"))
@@ -234,6 +266,15 @@ impl<'a> Elaborator<'a> {
         };
         self.diagnostics.push(diagnostic);
         None
+    }
+
+    /// A report of a switch where a number or tensor is needed.
+    fn switch(&self, name: &str, value: &Known, span: Span) -> Diagnostic {
+        let diagnostic = not_a_number(value, span);
+        match self.frame().gone.get(name) {
+            Some((given, Gone::Branch { .. })) => diagnostic.label(*given, "a tensor of its name, not given in every branch"),
+            _ => diagnostic,
+        }
     }
 
     fn binary(
@@ -331,18 +372,9 @@ impl<'a> Elaborator<'a> {
         let mut factors = dims.clone();
         factors.extend_from_slice(folded);
         let factor = |axis: AxisId| factors.iter().position(|known| *known == axis).expect("a piece has the axes of its operands");
-        let part = Scalar { nodes: fusion.expr.nodes.clone(), root: piece.node }.pruned();
-        let mut operands: Vec<ValueId> = Vec::new();
+        let (part, operands) = fusion.finish(piece);
         let mut expr = Scalar::default();
-        let mut operand = |expr: &mut Scalar, n: usize| {
-            let value = fusion.operands[n];
-            let position = operands.iter().position(|known| *known == value).unwrap_or_else(|| {
-                operands.push(value);
-                operands.len() - 1
-            });
-            expr.push(Node::Operand(position))
-        };
-        expr.root = expr.graft(&part, &mut operand, &|axis| factor(AxisId::new(axis)));
+        expr.root = expr.graft(&part, &mut |expr, n| expr.push(Node::Operand(n)), &|axis| factor(AxisId::new(axis)));
         let accesses: Vec<Access> = operands
             .iter()
             .map(|value| self.builder.dims(*value).into_iter().map(|axis| DimAccess::factor(factor(axis))).collect())

@@ -11,7 +11,7 @@ use super::Elaborator;
 use super::element::{Element, Fusion, Piece};
 use super::scope::{Binding, Frame, Kind, What};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
-use crate::evaluate::{Found, Scope, unknown_name};
+use crate::evaluate::{Found, Known, Scope, unknown_name};
 use crate::operators;
 use crate::settings::twice;
 use crate::syntax::{Call, Expr, ExprKind, Name, Op, Parameter};
@@ -100,7 +100,7 @@ impl<'a> Elaborator<'a> {
     /// The names and functions of an operator's expression.
     fn check_op_expr(&mut self, op: &Op, letters: &[&str], expr: &Expr) {
         match &expr.kind {
-            ExprKind::Number(_) => {}
+            ExprKind::Number(_) | ExprKind::Truth(_) | ExprKind::Logic(..) => {}
             ExprKind::Name(name) => {
                 let own = letters.contains(&name.as_str()) || op.parameters.iter().any(|parameter| parameter.name.text == *name);
                 let found = self.find(name);
@@ -166,7 +166,7 @@ impl<'a> Elaborator<'a> {
             }
             let Some(parameter) = op.parameters.get(position) else { continue };
             let what = match &parameter.axes {
-                None => self.number(&argument.value).map(What::Number),
+                None => self.number(&argument.value).map(|value| What::Known(Known::Number(value))),
                 Some(_) => self.tensor(&argument.value, &parameter.name.text).and_then(|value| {
                     let fits = sound && self.bind_letters(&mut bound, op, parameter, value, argument.value.span);
                     fits.then_some(What::Tensor(value))

@@ -6,14 +6,15 @@ use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, ValueId};
 
 use super::Elaborator;
-use crate::evaluate::{Found, Num, Scope, evaluate};
+use crate::diagnostics::Diagnostics;
+use crate::evaluate::{Found, Known, Num, Scope, evaluate};
 use crate::syntax::Expr;
 
 /// What a name of a file or block is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum What {
     Tensor(ValueId),
-    Number(Num),
+    Known(Known),
     /// Its definition was reported.
     Broken,
 }
@@ -23,7 +24,7 @@ pub(super) enum What {
 pub(super) enum Kind {
     Weight,
     Input,
-    /// An argument that is a number.
+    /// An argument that is no tensor.
     Number,
     /// Assigned before, or an argument.
     Variable,
@@ -40,7 +41,16 @@ impl Kind {
     }
 }
 
+/// Why a name means nothing any more.
 #[derive(Clone, Copy, Debug)]
+pub(super) enum Gone {
+    /// A repeat assigned it, and it ended with the repeat.
+    Repeat,
+    /// Not every branch of an `if` assigned it; whether one declared it as a weight.
+    Branch { weight: bool },
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Binding {
     pub what: What,
     pub kind: Kind,
@@ -51,8 +61,8 @@ pub(super) struct Binding {
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     pub names: BTreeMap<String, Binding>,
-    /// Names that a repeat assigned and that ended with it.
-    pub gone: BTreeMap<String, Span>,
+    /// Names that ended with their body, where they were given, and why.
+    pub gone: BTreeMap<String, (Span, Gone)>,
     /// What makes this call unlike others: `layer`, `layer.attention_2`; nothing for the file.
     pub path: String,
     /// What weights' names begin with inside the loop they belong to, with its dot.
@@ -114,29 +124,40 @@ impl Elaborator<'_> {
         leaf
     }
 
+    /// Runs a walk over an expression that reads names and reports.
+    pub(super) fn reading<T>(&mut self, walk: impl FnOnce(&Self, &mut Diagnostics) -> T) -> T {
+        let mut diagnostics = std::mem::take(self.diagnostics);
+        let out = walk(self, &mut diagnostics);
+        *self.diagnostics = diagnostics;
+        out
+    }
+
     /// The value of an expression that must be a number.
     pub(super) fn number(&mut self, expr: &Expr) -> Option<Num> {
-        let mut diagnostics = std::mem::take(self.diagnostics);
-        let value = evaluate(expr, self, &mut diagnostics);
-        *self.diagnostics = diagnostics;
-        value
+        self.reading(|this, diagnostics| evaluate(expr, this, diagnostics))
     }
 
     /// A whole number within bounds, or a report that speaks of `what`.
     pub(super) fn whole(&mut self, expr: &Expr, what: &str, least: i64, most: i64) -> Option<i64> {
         let value = self.number(expr)?;
-        let mut diagnostics = std::mem::take(self.diagnostics);
         let bounds = crate::evaluate::Whole { what, least, most };
-        let whole = bounds.check(value, Some(expr), Some(expr.span), self, &mut diagnostics);
-        *self.diagnostics = diagnostics;
-        whole
+        self.reading(|this, diagnostics| bounds.check(value, Some(expr), Some(expr.span), this, diagnostics))
     }
 
     /// What helps against a name that is unknown here and known elsewhere.
     pub(super) fn elsewhere(&self, name: &str) -> Option<(Span, &'static str, String)> {
-        if let Some(span) = self.frame().gone.get(name) {
-            let help = format!("what a repeat gives to the lines behind it exists before it: assign `{name}` above the repeat too");
-            return Some((*span, "this ends with its repeat", help));
+        if let Some((span, gone)) = self.frame().gone.get(name) {
+            let (text, help) = match gone {
+                Gone::Repeat => (
+                    "this ends with its repeat",
+                    format!("what a repeat gives to the lines behind it exists before it: assign `{name}` above the repeat too"),
+                ),
+                Gone::Branch { .. } => (
+                    "given here, and not in every branch",
+                    format!("the lines behind an `if` see what every branch gives: give `{name}` in the others too, or above the `if`"),
+                ),
+            };
+            return Some((*span, text, help));
         }
         let outer = self.frames[..self.frames.len() - 1].iter().rev().find_map(|frame| frame.names.get(name));
         outer.map(|binding| {
@@ -148,28 +169,29 @@ impl Elaborator<'_> {
 
 impl Scope for Elaborator<'_> {
     fn find(&self, name: &str) -> Found {
-        if let Some(binding) = self.frame().names.get(name) {
-            return match binding.what {
-                What::Number(value) => Found::Number(value),
+        // a condition speaks of a switch, not of the tensor of its name
+        let binding = self.frame().names.get(name).filter(|binding| binding.kind == Kind::Number || !self.settings.is_switch(name));
+        if let Some(binding) = binding {
+            return match &binding.what {
+                What::Known(value) => Found::Known(value.clone()),
                 What::Broken => Found::Broken,
                 What::Tensor(_) => Found::Tensor(binding.span),
             };
         }
+        let number = |value| Found::Known(Known::Number(value));
         // an axis stands for its size
+        let size = |axis: &AxisId| self.size(*axis).map_or(Found::Broken, |size| number(Num::Int(size as i64)));
         if let Some(axis) = self.frame().letters.get(name) {
-            return self.size(*axis).map_or(Found::Broken, |size| Found::Number(Num::Int(size as i64)));
+            return size(axis);
         }
         match self.settings.find(name) {
-            Found::Missing if name == "batch" => self.section.batch.map_or(Found::Broken, Found::Number),
-            Found::Missing => match self.axis_names.get(name) {
-                Some(id) => self.size(*id).map_or(Found::Broken, |size| Found::Number(Num::Int(size as i64))),
-                None => Found::Missing,
-            },
+            Found::Missing if name == "batch" => self.section.batch.map_or(Found::Broken, number),
+            Found::Missing => self.axis_names.get(name).map_or(Found::Missing, size),
             found => found,
         }
     }
 
-    fn replaced(&self, name: &str) -> Option<(Span, Num)> {
+    fn replaced(&self, name: &str) -> Option<(Span, Known)> {
         if self.frame().names.contains_key(name) { None } else { self.settings.replaced(name) }
     }
 

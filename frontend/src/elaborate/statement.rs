@@ -9,9 +9,9 @@ use partita_ir::rule::Reduce;
 
 use super::Elaborator;
 use super::element::{Element, Fusion, Piece};
-use super::scope::{Binding, Kind, What, under};
+use super::scope::{Binding, Gone, Kind, What, under};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed};
-use crate::evaluate::Num;
+use crate::evaluate::{Known, Num};
 use crate::settings::twice;
 use crate::syntax::{Call, Defines, Expr, ExprKind, Name, Statement, StatementKind};
 
@@ -31,9 +31,12 @@ impl<'a> Elaborator<'a> {
         self.builder.span = Some(statement.span);
         match &statement.kind {
             StatementKind::Input { name, axes, source } => self.input(name, axes, source),
-            StatementKind::Weight { name, axes, init, value } => self.weight(name, axes, init, value.as_ref()),
+            StatementKind::Weight { name, axes, init, value, condition } => {
+                self.weight(name, axes, (init, value.as_ref()), condition.as_ref());
+            }
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
+            StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
             StatementKind::Loss(value) => self.loss(value, statement.span),
             StatementKind::Return(_) => self.diagnostics.push(
                 Diagnostic::new("partita::block::misplaced_return", "`return` stands last in a block and nowhere else")
@@ -57,7 +60,8 @@ impl<'a> Elaborator<'a> {
 
     /// Whether `name` may be given to an input, weight or result; a report if not.
     fn may_define(&mut self, name: &Name, kind: Kind) -> bool {
-        if let Some(span) = self.settings.span(&name.text).filter(|_| !self.frame().names.contains_key(&name.text)) {
+        let taken = !self.frame().names.contains_key(&name.text) && !self.settings.is_switch(&name.text);
+        if let Some(span) = self.settings.span(&name.text).filter(|_| taken) {
             self.diagnostics.push(
                 Diagnostic::new("partita::name::twice", format!("`{}` is a setting", name.text))
                     .label(name.span, "a tensor cannot have its name")
@@ -65,7 +69,12 @@ impl<'a> Elaborator<'a> {
             );
             return false;
         }
-        let Some(Binding { kind: before, span, .. }) = self.frame().names.get(&name.text).copied() else { return true };
+        if let (Some((span, Gone::Branch { weight: true })), Kind::Weight) = (self.frame().gone.get(&name.text), kind) {
+            let report = twice("weights", &name.text, name.span, *span);
+            self.diagnostics.push(report.help("a weight has one place: declare it in the branches of one `if`"));
+            return false;
+        }
+        let Some(Binding { kind: before, span, .. }) = self.frame().names.get(&name.text).cloned() else { return true };
         match (before, kind) {
             (Kind::Variable, Kind::Variable) => return true,
             (_, Kind::Variable) => self.diagnostics.push(
@@ -139,17 +148,32 @@ impl<'a> Elaborator<'a> {
         true
     }
 
-    fn weight(&mut self, name: &Name, axes: &[Name], init: &Name, value: Option<&Expr>) {
+    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>) {
         if !self.may_define(name, Kind::Weight) {
             return;
         }
         let dims = self.axis_list(axes).filter(|dims| self.fits(dims, name.span));
-        let init = self.init(init, value);
-        let what = match (dims, init) {
-            (Some(dims), Some(init)) => {
+        let init = self.init(word, number);
+        let exists = condition.map_or(Some(true), |condition| self.truth(condition));
+        let absent = match (condition, init) {
+            (Some(condition), Some(Init::Normal(_) | Init::Uniform(_))) => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::weight::absent", format!("without `{}` there is no number to put in its place", name.text))
+                        .label(word.span, "begins with random numbers")
+                        .label(condition.span, "and need not exist")
+                        .help("a weight with a condition begins as `zeros`, `ones` or `constant(value)`, the number that stands for it where it does not exist; declare others within an `if`"),
+                );
+                What::Broken
+            }
+            (_, Some(Init::Constant(value))) => What::Known(Known::Number(Num::of(value))),
+            _ => What::Broken,
+        };
+        let what = match (dims, init, exists) {
+            (Some(dims), Some(init), Some(true)) => {
                 let leaf = self.leaf_name(&name.text);
                 What::Tensor(self.builder.param(&leaf, &dims, init))
             }
+            (Some(_), Some(_), Some(false)) => absent,
             _ => What::Broken,
         };
         self.bind(&name.text, what, Kind::Weight, name.span);
@@ -215,9 +239,10 @@ impl<'a> Elaborator<'a> {
             return;
         }
         let count = self.whole(count, "the count of this repeat", 1, MOST_ITERATIONS);
-        let called = body.iter().find_map(|statement| self.block_call(statement));
+        let taken = self.taken(body);
+        let called = taken.iter().find_map(|statement| self.block_call(statement));
         // the block that names the loop shares its name only if nothing else in the body could clash with it
-        let own_weights = body.iter().any(|statement| matches!(statement.kind, StatementKind::Weight { .. }));
+        let own_weights = taken.iter().any(|statement| matches!(statement.kind, StatementKind::Weight { .. }));
         let loop_name = match (name, called) {
             (Some(name), _) => name.text.clone(),
             (None, Some(called)) => called.name.text.clone(),
@@ -228,9 +253,9 @@ impl<'a> Elaborator<'a> {
 
         // what the body assigns and what existed before is carried
         let mut carried: Vec<(String, Binding)> = Vec::new();
-        for statement in body {
+        for statement in taken {
             let StatementKind::Assign { name, .. } = &statement.kind else { continue };
-            let before = self.frame().names.get(&name.text).copied().filter(|binding| binding.kind == Kind::Variable);
+            let before = self.frame().names.get(&name.text).cloned().filter(|binding| binding.kind == Kind::Variable);
             if let Some(before) = before
                 && matches!(before.what, What::Tensor(_))
                 && carried.iter().all(|(known, _)| *known != name.text)
@@ -238,7 +263,7 @@ impl<'a> Elaborator<'a> {
                 carried.push((name.text.clone(), before));
             }
         }
-        let inits: Vec<ValueId> = carried.iter().filter_map(|(_, binding)| tensor_of(*binding)).collect();
+        let inits: Vec<ValueId> = carried.iter().filter_map(|(_, binding)| tensor_of(binding)).collect();
         let arguments = self.builder.begin_repeat(&path, count.unwrap_or(1) as u64, &inits);
         let outer = self.frame().names.clone();
         let frame = self.frame_mut();
@@ -258,8 +283,8 @@ impl<'a> Elaborator<'a> {
         let inner: BTreeMap<String, Binding> = std::mem::replace(&mut frame.names, outer);
         for (name, binding) in inner {
             if !frame.names.contains_key(&name) {
-                frame.gone.insert(name, binding.span);
-            } else if let (What::Broken, Some(before)) = (binding.what, frame.names.get_mut(&name)) {
+                frame.gone.insert(name, (binding.span, Gone::Repeat));
+            } else if let (What::Broken, Some(before)) = (&binding.what, frame.names.get_mut(&name)) {
                 before.what = What::Broken;
             }
         }
@@ -272,8 +297,8 @@ impl<'a> Elaborator<'a> {
 
     /// What a body hands to the next iteration under `name`: of the type of `argument`, or a report.
     fn next(&mut self, name: &str, argument: ValueId) -> ValueId {
-        let Some(binding) = self.frame().names.get(name).copied() else { return argument };
-        let Some(value) = tensor_of(binding) else { return argument };
+        let Some(binding) = self.frame().names.get(name).cloned() else { return argument };
+        let Some(value) = tensor_of(&binding) else { return argument };
         let (before, after) = (self.builder.graph.value(argument).ty.clone(), self.builder.graph.value(value).ty.clone());
         if before == after {
             return value;
@@ -382,7 +407,7 @@ impl<'a> Elaborator<'a> {
 }
 
 /// The tensor that a name is.
-fn tensor_of(binding: Binding) -> Option<ValueId> {
+fn tensor_of(binding: &Binding) -> Option<ValueId> {
     match binding.what {
         What::Tensor(value) => Some(value),
         _ => None,

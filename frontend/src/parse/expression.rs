@@ -1,11 +1,11 @@
-//! Expressions, by precedence: comparisons, sums, products, minus, brackets.
+//! Expressions, by precedence: `or`, `and`, `not`, comparisons, sums, products, minus, brackets.
 
 use partita_ir::graph::Span;
 
 use super::{Failed, Parsed, Parser};
 use crate::diagnostics::Diagnostic;
 use crate::lexer::Token;
-use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Move, Name, join};
+use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, join};
 
 /// Tallest expression that is read: every walk over one is recursive.
 const TALLEST: u16 = 100;
@@ -13,6 +13,33 @@ const TALLEST: u16 = 100;
 impl Parser<'_> {
     /// An expression.
     pub(super) fn expression(&mut self) -> Parsed<Expr> {
+        self.joined("or", Logic::Or, |parser| parser.joined("and", Logic::And, Self::negated))
+    }
+
+    /// Parts with a word between each two.
+    fn joined(&mut self, word: &str, logic: Logic, part: fn(&mut Self) -> Parsed<Expr>) -> Parsed<Expr> {
+        let mut left = part(self)?;
+        while self.at_word(word) {
+            self.advance();
+            let right = part(self)?;
+            let (span, height) = (join(left.span, right.span), left.height.max(right.height) + 1);
+            left = self.tall(ExprKind::Logic(logic, vec![left, right]), span, height)?;
+        }
+        Ok(left)
+    }
+
+    fn negated(&mut self) -> Parsed<Expr> {
+        let start = self.here();
+        if !self.at_word("not") {
+            return self.compared();
+        }
+        self.advance();
+        let inner = self.deeper(start, Self::negated)?;
+        let height = inner.height + 1;
+        self.tall(ExprKind::Logic(Logic::Not, vec![inner]), self.since(start), height)
+    }
+
+    fn compared(&mut self) -> Parsed<Expr> {
         let left = self.sum()?;
         let Some(op) = self.comparison() else { return Ok(left) };
         self.advance();
@@ -127,7 +154,14 @@ impl Parser<'_> {
                         let axes = self.axes()?;
                         self.call(name, Some(axes))
                     }
-                    _ => Ok(Expr { kind: ExprKind::Name(name.text), span: name.span, height: 1 }),
+                    _ => {
+                        let kind = match name.text.as_str() {
+                            "true" => ExprKind::Truth(true),
+                            "false" => ExprKind::Truth(false),
+                            _ => ExprKind::Name(name.text),
+                        };
+                        Ok(Expr { kind, span: name.span, height: 1 })
+                    }
                 }
             }
             _ => Err(self.unexpected("an expression")),

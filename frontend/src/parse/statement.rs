@@ -5,7 +5,7 @@ use partita_ir::graph::Span;
 use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::Token;
-use crate::syntax::{Block, Defines, Entry, EntryValue, Letters, Name, Op, Parameter, Statement, StatementKind};
+use crate::syntax::{Block, Defines, Entry, EntryValue, ExprKind, Letters, Name, Op, Parameter, SetValue, Statement, StatementKind};
 
 /// Words of statements that stand in no block.
 const TOP_LEVEL: [&str; 8] = ["model", "set", "axis", "input", "block", "op", "loss", "train"];
@@ -54,6 +54,8 @@ impl Parser<'_> {
         match parsed {
             Ok(statement) => statements.push(statement),
             Err(Failed) => {
+                // nobody can tell which names the branches were to give
+                self.unbalanced |= self.slice(start) == "if";
                 self.recover(first);
                 statements.extend(self.broken(first));
             }
@@ -166,7 +168,7 @@ impl Parser<'_> {
             "set" => self.headed(|parser| {
                 let name = parser.new_name("for the setting")?;
                 parser.expect(Token::Assign, "and the setting's default")?;
-                Ok(StatementKind::Set { name, value: parser.expression()? })
+                Ok(StatementKind::Set { name, value: parser.set_value()? })
             }),
             "axis" => self.headed(Self::axis),
             "input" => self.headed(|parser| {
@@ -195,11 +197,44 @@ impl Parser<'_> {
                 };
                 Ok(StatementKind::Repeat { count, name, body: self.body()? })
             }
+            "if" => self.headed(Self::condition),
             "return" => self.headed(|parser| Ok(StatementKind::Return(parser.expression()?))),
             "loss" => self.headed(|parser| Ok(StatementKind::Loss(parser.expression()?))),
             "train" => self.headed(|parser| Ok(StatementKind::Train(parser.train()?))),
             _ => self.assignment(),
         }
+    }
+
+    /// `4 * hidden`, `gelu | relu2 | relu`
+    fn set_value(&mut self) -> Parsed<SetValue> {
+        let first = self.expression()?;
+        let ExprKind::Name(text) = &first.kind else { return Ok(SetValue::Expr(first)) };
+        if self.peek() != Token::Bar {
+            return Ok(SetValue::Expr(first));
+        }
+        let mut words = vec![Name { text: text.clone(), span: first.span }];
+        while self.eat(Token::Bar) {
+            words.push(self.name("of one more word that the setting may be")?);
+        }
+        Ok(SetValue::Words(words))
+    }
+
+    /// `tied { ... } else if cut { ... } else { ... }`
+    fn condition(&mut self) -> Parsed<StatementKind> {
+        let condition = self.expression()?;
+        let then = self.body()?;
+        let mut otherwise = Vec::new();
+        if self.at_word("else") {
+            self.advance();
+            let start = self.here();
+            if self.at_word("if") {
+                let kind = self.deeper(start, |parser| parser.headed(Self::condition))?;
+                otherwise.push(Statement { kind, span: self.since(start) });
+            } else {
+                otherwise = self.body()?;
+            }
+        }
+        Ok(StatementKind::If { condition, then, otherwise })
     }
 
     /// A statement behind its first word.
@@ -216,8 +251,10 @@ impl Parser<'_> {
             let span = self.here();
             let word = self.slice(span);
             // a misspelt keyword is followed by a name, an expression without a name by anything else
-            let starts = RESERVED.into_iter().filter(|word| !matches!(*word, "as" | "none"));
+            let starts =
+                RESERVED.into_iter().filter(|word| !matches!(*word, "as" | "none" | "else" | "true" | "false" | "not" | "and" | "or"));
             let help = match self.tokens[self.position + 1].0 {
+                _ if word == "else" => "an `else` stands on the line of the `}` before it: `} else {`".to_owned(),
                 Token::Name => did_you_mean(word, starts, || "write `name = expression`".to_owned()),
                 _ => "give the result a name: `y = ...`".to_owned(),
             };
@@ -257,7 +294,13 @@ impl Parser<'_> {
         } else {
             None
         };
-        Ok(StatementKind::Weight { name, axes, init, value })
+        let condition = if self.at_word("if") {
+            self.advance();
+            Some(self.expression()?)
+        } else {
+            None
+        };
+        Ok(StatementKind::Weight { name, axes, init, value, condition })
     }
 
     /// `(x[batch, hidden], rate)`

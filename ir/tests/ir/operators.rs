@@ -6,7 +6,7 @@ use partita_ir::dtype::DType;
 use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, Init, Source};
-use partita_ir::id::{AxisId, ValueId};
+use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::library::{gelu, silu};
 use partita_ir::rule::{DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Unary};
@@ -23,7 +23,7 @@ pub struct Bench {
 impl Bench {
     fn axis(&mut self, name: &str, size: u64) -> AxisId {
         let known = self.b.graph.axes.iter().position(|axis| axis.name == name);
-        known.map_or_else(|| self.b.axis(name, size, Role::None), partita_ir::id::Id::new)
+        known.map_or_else(|| self.b.axis(name, size, Role::None), Id::new)
     }
 
     fn dims(&mut self, names: &str) -> Vec<AxisId> {
@@ -225,6 +225,13 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let (q, k, v) = (t.value("ksd"), t.value("kpd"), t.value("kpb"));
         let axes = t.dims("spd");
         t.b.attention(q, k, v, axes[1], axes[2], Some(axes[0]), Some((0.3, 9)))
+    }),
+    ("attention with a bias", |t| {
+        let (q, k, v, slope, rate) = (t.value("ksd"), t.value("kpd"), t.value("kpb"), t.value("k"), t.value("ps"));
+        let axes = t.dims("spd");
+        let distance = index(axes[1].index()) - index(axes[0].index());
+        let bias = (x(0) * distance * lit(0.3) + x(1)).expr();
+        t.b.biased_attention(q, k, v, axes[1], axes[2], Some(axes[0]), None, Some((&bias, &[slope, rate])))
     }),
     ("split", |t| {
         let (value, merged) = (t.value("b"), t.axis("m", 15));
