@@ -40,7 +40,6 @@ knobs! {
     "gemm a100", "of the 16-bit peak that large matrix products reach on A100", 0.5..1.0, 0.75, AMPERE, |reach, _| &mut reach.gemm;
     "gemm h100", "the same on Hopper", 0.4..1.0, 0.65, HOPPER, |reach, _| &mut reach.gemm;
     "gemm fp8 h100", "of the 8-bit peak that they reach on Hopper, casts included", 0.3..1.0, 0.55, HOPPER, |reach, _| &mut reach.gemm_fp8;
-    "memory", "of the memory bandwidth that streaming kernels reach", 0.4..1.0, 0.75, ANY, |reach, _| &mut reach.memory;
     "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100; 0.3 to 0.5 by Dao 2023", 0.3..0.5, 0.4, AMPERE, |reach, _| &mut reach.flash1;
     "flash1 h100", "the same on Hopper", 0.1..0.7, 0.2, HOPPER, |reach, _| &mut reach.flash1;
     "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, 0.6, HOPPER, |reach, _| &mut reach.cudnn;
@@ -50,6 +49,7 @@ knobs! {
     "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, 0.3, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
     "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, 1.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
     "tensor wait", "milliseconds that ranks of Megatron-DeepSpeed wait for each other at a tensor-parallel collective", 0.0..6.0, 0.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_wait_ms;
+    "stream passes", "times the traffic of streaming kernels that casts and copies of eager stacks make of it", 1.0..3.0, 1.5, &["fsdp", "internevo", "megatron-deepspeed"], |_, stack| &mut stack.stream_passes;
     "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, 0.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
     "data exposed internevo", "the same of InternEvo's", 0.0..1.0, 0.5, &["internevo"], |_, stack| &mut stack.data_exposed;
     "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, 1.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;

@@ -173,6 +173,18 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
     if gated {
         all.insert("kv_heads", row.kv_heads.or(row.heads).unwrap_or(1).to_string());
     }
+    let mut switch = |name, value: &str| drop(all.insert(name, value.to_owned()));
+    if !gated {
+        // BLOOM has biases and a norm behind the embedding; MPT and Nemotron have no biases
+        let bloom = arch.contains("embedding LN");
+        switch("bias", if arch.contains("no bias") || arch.contains("sqrelu") { "false" } else { "true" });
+        switch("alibi", if arch.contains("ALiBi") || arch.contains("sqrelu") { "true" } else { "false" });
+        switch("embedding_norm", if bloom { "true" } else { "false" });
+        if arch.contains("sqrelu") {
+            switch("activation", "relu2");
+            switch("tied", "false");
+        }
+    }
     let precision = row.precision_class.as_deref().unwrap_or("bf16");
     all.insert(
         "precision",

@@ -31,6 +31,11 @@ pub fn signatures(graph: &Graph, mesh: &MeshPlan, sp: bool) -> BTreeMap<OpId, Si
         let choices = (0..mesh.uses.len())
             .map(|axis| {
                 let parts = mesh.mesh.axes[axis].size;
+                if super::groups::is_sum(&rule.rule.expr)
+                    && let Some(pass) = pending(graph, op, &rule, &layouts, axis)
+                {
+                    return pass;
+                }
                 let factor = factor(graph, op, &rule, mesh.uses[axis], sp, &inner, &left, parts);
                 if let Some(factor) = factor {
                     left[factor] = left[factor].div_ceil(parts);
@@ -105,13 +110,17 @@ fn factor(
     }
 }
 
-/// What is pending on an axis in all that a weight's gradient is summed from stays pending.
+/// What is pending on an axis in all that is summed stays pending: it is reduced once. So it is with the gradients of weights.
 fn pending(graph: &Graph, op: OpId, rule: &SizedRule<'_>, layouts: &BTreeMap<ValueId, Layout>, axis: usize) -> Option<Choice> {
-    if rule.rule.factors.iter().any(|factor| graph.axis(*factor).role == Role::Batch) {
+    let sum = super::groups::is_sum(&rule.rule.expr);
+    if !sum && rule.rule.factors.iter().any(|factor| graph.axis(*factor).role == Role::Batch) {
         return None;
     }
     let partial = |value: &ValueId| layouts.get(value).is_some_and(|layout| layout.0[axis] == Share::Partial(Reduce::Sum));
     let operands: Vec<usize> = (0..rule.operands.len()).filter(|n| partial(&graph.op(op).operands[*n])).collect();
+    if sum && operands.len() < rule.operands.len() {
+        return None;
+    }
     let choice = Choice::Pass { op: Reduce::Sum, operands };
     rule.choices().contains(&choice).then_some(choice)
 }

@@ -30,7 +30,8 @@ impl Pricing<'_> {
         let share = self.cluster.cores_per_rank().min(1.0);
         let rate = device.memory_rate().0 * self.reach.memory * share;
         let scores = if kernel.scores && kernel.work == Work::Stream { self.reach.scores } else { 1.0 };
-        let traffic = kernel.bytes * scores / rate;
+        let passes = if kernel.work == Work::Stream { self.stack.stream_passes } else { 1.0 };
+        let traffic = kernel.bytes * scores * passes / rate;
         let work = match kernel.work {
             Work::Stream => 0.0,
             Work::Flash { flops, backward } => {

@@ -97,6 +97,8 @@ pub struct Stack {
     pub issue_us: f64,
     /// Time of a step that does not depend on the model: logging, scalars brought to the host.
     pub step_ms: f64,
+    /// Times the traffic of streaming kernels that casts and copies of an eager engine make of it.
+    pub stream_passes: f64,
     /// How often the optimizer reads and writes what one fused pass would.
     pub optimizer_passes: f64,
     /// How parameters come back under ZeRO 1 and 2.
