@@ -191,6 +191,7 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
         match precision {
             "fp16" => "fp16",
             "fp8" => "fp8",
+            "fp4" => "fp4",
             "fp32" => "f32",
             _ => "bf16",
         }
@@ -205,6 +206,8 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
     let cluster = cluster(row)?;
     let name = match row.framework.as_deref() {
         Some(words) if words.contains("FSDP + compile") => "fsdp-compiled",
+        // rows of NVIDIA's that did not run on NeMo
+        Some(words) if words.contains("JAX") => "jax",
         _ => row.stack.as_deref().ok_or("no stack")?,
     };
     let stack = Stack::named(name).ok_or_else(|| format!("no stack `{name}`"))?;
