@@ -32,10 +32,10 @@ pub struct Estimated {
     sp: bool,
     recompute: String,
     schedule: String,
-    ranks: u64,
+    devices: u64,
     micro_batches: u64,
-    /// For each chunk of the model, in order, how many iterations of each loop it has.
-    chunks: Vec<BTreeMap<String, u64>>,
+    /// For each stage of the model (with vpp, of each of its pieces), in order, how many iterations of each loop it has.
+    stages: Vec<BTreeMap<String, u64>>,
     step_seconds: f64,
     tokens_per_second: f64,
     /// Of the peak in the precision of products; attention counted in full, recomputation not at all.
@@ -86,15 +86,15 @@ impl Estimated {
             sp: decisions.sp,
             recompute: recompute_word(decisions.recompute).into(),
             schedule: decisions.schedule.word().into(),
-            ranks: cluster.ranks(),
+            devices: cluster.ranks(),
             micro_batches: picked.micro_batches,
-            chunks: picked.chunks.clone(),
+            stages: picked.chunks.clone(),
             step_seconds: estimate.step_seconds,
             tokens_per_second: tokens(model) as f64 / estimate.step_seconds,
             mfu: estimate.mfu,
             memory_bytes: whole(estimate.memory_bytes),
             memory_reserved_bytes: whole(estimate.memory_reserved_bytes),
-            device_memory_bytes: cluster.device.memory_bytes,
+            device_memory_bytes: whole(estimate.memory_reserved_bytes / estimate.memory_full),
             fits: picked.fits,
             bubble_fraction: estimate.bubble_fraction,
             breakdown: BTreeMap::from([
@@ -120,7 +120,7 @@ impl Estimated {
                 ("reserve", whole(estimate.memory_reserved_bytes - estimate.memory_bytes)),
             ]),
             memory_peak: format!("pipeline rank {}, {}", estimate.fullest_stage, estimate.peak_moment),
-            usd_per_step: estimate.step_seconds / 3600.0 * cluster.ranks() as f64 * cluster.device.usd_per_hour,
+            usd_per_step: estimate.step_seconds / 3600.0 * cluster.usd_per_hour(&(0..cluster.ranks())),
             warnings: picked.warnings.clone(),
             considered: considered.collect(),
             considered_in_all: picked.others.len() as u64,
@@ -136,7 +136,7 @@ impl Estimated {
         let mut out = heading(&format!("{} on {}: {}", self.model, self.cluster, self.strategy), color);
         let mut line = |name: &str, text: String| out += &format!("  {name:<10}{text}\n");
         line("stack", format!("{}, estimated: nothing was compiled", self.stack));
-        line("ranks", grouped(self.ranks));
+        line("devices", grouped(self.devices));
         if self.micro_batches > 1 {
             line("batch", format!("{} micro-batches of {} a data rank", self.micro_batches, count(self.degrees["mbs"], "sequence")));
         }

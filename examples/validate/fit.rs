@@ -89,7 +89,7 @@ pub fn estimate(case: &Case, values: Option<&Values>) -> Estimate {
     for (knob, value) in KNOBS.iter().zip(values.into_iter().flatten()).filter(|(knob, _)| knob.is_of(case)) {
         *(knob.field)(&mut reached, &mut stack) = *value;
     }
-    case.prepared.estimate(&case.cluster, &stack, &reached)
+    case.prepared.estimate(&case.cluster, &stack, &|_| reached.clone())
 }
 
 /// Off by, as a logarithm.

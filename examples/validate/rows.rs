@@ -237,6 +237,6 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
         schedule: if vpp > 1 { ScheduleKind::Interleaved } else { ScheduleKind::OneFOneB },
     };
     let graph = step_graph(&given, &stack, (decisions.recompute, degrees.pp > 1)).map_err(|error| error.to_string())?;
-    let prepared = prepare(&given, &stack, &decisions, &graph).map_err(|error| error.to_string())?;
+    let prepared = prepare(&given, &cluster, &stack, &decisions, &graph).map_err(|error| error.to_string())?;
     Ok(Case { row: row.clone(), cluster, stack, prepared })
 }

@@ -87,8 +87,6 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     if candidates.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
-    let reached = reach(&cluster.device);
-    let limit = cluster.device.memory_bytes as f64;
     let mut graphs: BTreeMap<(Recompute, bool), Graph> = BTreeMap::new();
     let mut first_error = None;
     let mut estimated: Vec<(Decisions, Estimate, Prepared)> = Vec::new();
@@ -97,21 +95,21 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
         if let std::collections::btree_map::Entry::Vacant(entry) = graphs.entry(key) {
             entry.insert(step_graph(model, stack, key)?);
         }
-        match prepare(model, stack, decisions, &graphs[&key]) {
+        match prepare(model, cluster, stack, decisions, &graphs[&key]) {
             Ok(prepared) => {
-                let estimate = prepared.estimate(cluster, stack, &reached);
+                let estimate = prepared.estimate(cluster, stack, &reach);
                 estimated.push((*decisions, estimate, prepared));
             }
             Err(error) => drop(first_error.get_or_insert(error)),
         }
     }
     estimated.sort_by(|a, b| a.1.step_seconds.total_cmp(&b.1.step_seconds));
-    let fits = |estimate: &Estimate| estimate.memory_reserved_bytes <= limit;
+    let fits = |estimate: &Estimate| estimate.memory_full <= 1.0;
     let best = match estimated.iter().position(|(_, estimate, _)| fits(estimate)) {
         Some(best) => best,
         None if estimated.len() == 1 && candidates.len() == 1 => 0,
         None => {
-            let smallest = estimated.iter().min_by(|a, b| a.1.memory_reserved_bytes.total_cmp(&b.1.memory_reserved_bytes));
+            let smallest = estimated.iter().min_by(|a, b| a.1.memory_full.total_cmp(&b.1.memory_full));
             return Err(match (smallest, first_error) {
                 (Some((decisions, estimate, _)), _) => SearchError::DoesNotFit {
                     strategy: decisions.strategy(),
@@ -130,13 +128,13 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
         lost: if fits(estimate) {
             format!("{:.1} % slower", 100.0 * (estimate.step_seconds / chosen_seconds - 1.0))
         } else {
-            format!("does not fit: {:.0} bytes of {limit:.0}", estimate.memory_reserved_bytes)
+            format!("does not fit: {:.0} % of the memory", 100.0 * estimate.memory_full)
         },
     });
     let others = others.collect();
     let (decisions, estimate, prepared) = estimated.swap_remove(best);
     let graph = &graphs[&(decisions.recompute, decisions.degrees.pp > 1)];
-    let warnings = warnings(model, graph, stack, &decisions, &prepared, estimate.memory_reserved_bytes / limit);
+    let warnings = warnings(model, graph, stack, &decisions, &prepared, estimate.memory_full);
     Ok(Picked {
         fits: fits(&estimate),
         micro_batches: prepared.micro_batches(),
@@ -158,7 +156,7 @@ pub fn step_graph(model: &Model<'_>, stack: &Stack, (recompute, staged): (Recomp
 }
 
 /// Lays out the work of a candidate.
-pub fn prepare(model: &Model<'_>, stack: &Stack, decisions: &Decisions, graph: &Graph) -> Result<Prepared, SearchError> {
+pub fn prepare(model: &Model<'_>, cluster: &Cluster, stack: &Stack, decisions: &Decisions, graph: &Graph) -> Result<Prepared, SearchError> {
     let degrees = decisions.degrees;
     let mesh = MeshPlan::new(degrees, model.train.batch, graph, degrees.cp > 1);
     let signatures = dealing::signatures(graph, &mesh, decisions.sp);
@@ -172,7 +170,7 @@ pub fn prepare(model: &Model<'_>, stack: &Stack, decisions: &Decisions, graph: &
         precision: model.train.precision,
     };
     let carried = BTreeMap::new();
-    Prepared::new(graph, &mesh, stack, Chosen { signatures: &signatures, carried: &carried }, setup)
+    Prepared::new(graph, &mesh, cluster, stack, Chosen { signatures: &signatures, carried: &carried }, setup)
 }
 
 /// Most sequences of a micro-batch that an open search tries.

@@ -1,5 +1,6 @@
 //! A step from its sections: stages, schedule, data-parallel transfers, optimizer; and the memory of the fullest rank.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use super::kernel_time::Pricing;
 use super::pipe::{self, ChunkCost};
 use super::sections::{Chosen, Context, Place, Section, Work};
 use super::stack::{Recipe, Regather, Stack};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Device};
 use crate::collective::{self, Collective, Spread};
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, Degrees, MeshPlan};
@@ -58,6 +59,8 @@ pub struct Prepared {
     pub sections: Vec<Section>,
     /// Weights by place.
     pub weights: BTreeMap<Place, Weights>,
+    /// Elements of weights that live before the blocks and are read behind them too.
+    copies: f64,
     /// The cut into chunks.
     pub cut: StageCut,
     /// Iterations of each loop in each chunk.
@@ -73,7 +76,7 @@ pub struct Prepared {
     senders: f64,
     /// Floating-point operations of a step without recomputation, the masked half of attention counted, over all ranks.
     pub model_flops: f64,
-    spreads: RefCell<BTreeMap<Vec<usize>, Vec<Spread>>>,
+    spreads: RefCell<BTreeMap<(usize, Vec<usize>), Vec<Spread>>>,
 }
 
 /// Seconds of a step, by kind.
@@ -142,6 +145,8 @@ pub struct Estimate {
     pub memory_bytes: f64,
     /// What the device shows as taken.
     pub memory_reserved_bytes: f64,
+    /// The part of its device's memory that this is: more than 1 does not fit.
+    pub memory_full: f64,
     /// Of the live peak.
     pub memory: MemoryBreakdown,
     /// The pipeline rank that is fullest.
@@ -185,8 +190,15 @@ impl Times {
 
 impl Prepared {
     /// Lays out the work of a training step.
-    pub fn new(graph: &Graph, mesh: &MeshPlan, stack: &Stack, chosen: Chosen<'_>, setup: Setup) -> Result<Self, SearchError> {
-        let weights = weights(graph, mesh, &chosen);
+    pub fn new(
+        graph: &Graph,
+        mesh: &MeshPlan,
+        cluster: &Cluster,
+        stack: &Stack,
+        chosen: Chosen<'_>,
+        setup: Setup,
+    ) -> Result<Self, SearchError> {
+        let (weights, copies) = weights(graph, mesh, &chosen);
         let context = Context::new(graph, mesh, stack, chosen);
         let sections = context.sections();
         let stages = setup.degrees.pp * setup.vpp;
@@ -209,7 +221,18 @@ impl Prepared {
             (false, true) => (0.0, 0.0),
             (false, false) => (layer, layer),
         };
-        let on = vec![PartSeconds { iteration, before, after }; stages as usize];
+        let orders = pipe::ordered(setup.schedule, setup.degrees.pp, mesh.micro_batches, setup.vpp)?;
+        let on_chunk = |chunk: u64| {
+            // faster devices get more
+            let rank = orders.placement.rank(chunk);
+            let ranks = mesh.mesh.ranks();
+            let slow = match cluster.groups.is_empty() {
+                true => 1.0,
+                false => 1.0 / cluster.around(&(rank * ranks..(rank + 1) * ranks)).device.peak(setup.precision).0,
+            };
+            PartSeconds { iteration: iteration.iter().map(|work| work * slow).collect(), before: before * slow, after: after * slow }
+        };
+        let on: Vec<PartSeconds> = (0..stages).map(on_chunk).collect();
         let cut = StageCut::balanced_with(graph, &on, stack.name != "partita")?;
         let chunks = (0..stages)
             .map(|stage| {
@@ -220,10 +243,10 @@ impl Prepared {
         let model_flops = model_flops(graph);
         let hop_bytes = hop_bytes(graph, &context);
         let senders = if setup.sp { 1.0 } else { setup.degrees.tp as f64 };
-        let orders = pipe::ordered(setup.schedule, setup.degrees.pp, mesh.micro_batches, setup.vpp)?;
         Ok(Self {
             sections,
             weights,
+            copies,
             cut,
             chunks,
             setup,
@@ -236,16 +259,16 @@ impl Prepared {
         })
     }
 
-    fn spreads(&self, cluster: &Cluster, axes: &[usize]) -> Vec<Spread> {
+    fn spreads(&self, on: &On<'_>, axes: &[usize]) -> Vec<Spread> {
         let mut known = self.spreads.borrow_mut();
-        known.entry(axes.to_vec()).or_insert_with(|| Spread::of_axes(cluster, &self.mesh.mesh, axes)).clone()
+        known.entry((on.seen, axes.to_vec())).or_insert_with(|| Spread::of_axes(&on.cluster, &self.mesh.mesh, axes)).clone()
     }
 
-    fn collective(&self, cluster: &Cluster, axes: &[usize], kind: Collective, received: f64) -> f64 {
+    fn collective(&self, on: &On<'_>, axes: &[usize], kind: Collective, received: f64) -> f64 {
         if axes.is_empty() {
             return 0.0;
         }
-        self.spreads(cluster, axes).iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max)
+        self.spreads(on, axes).iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max)
     }
 
     /// Micro-batches of a step.
@@ -258,7 +281,8 @@ impl Prepared {
         self.spreads.borrow_mut().clear();
     }
 
-    fn place_times(&self, pricing: &Pricing<'_>, place: Place) -> Times {
+    fn place_times(&self, on: &On<'_>, stack: &Stack, place: Place) -> Times {
+        let pricing = Pricing { cluster: &on.cluster, reach: &on.reach, stack, dtype: self.setup.precision };
         let mut times = Times::default();
         for section in self.sections.iter().filter(|section| section.place == place) {
             let backward = section.phase == PhaseKind::Backward;
@@ -276,10 +300,9 @@ impl Prepared {
                 }
             }
             for step in &section.moves {
-                let stack = pricing.stack;
                 let wait =
                     if step.for_use == AxisUse::Tensor { stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64 } else { 0.0 };
-                let seconds = self.collective(pricing.cluster, &step.axes, step.collective, step.received) + wait;
+                let seconds = self.collective(on, &step.axes, step.collective, step.received) + wait;
                 let kinds = &mut times.kinds;
                 let (part, exposed, hidden) = match step.for_use {
                     AxisUse::Context => (stack.context_exposed, &mut kinds.context_exposed, &mut kinds.context_hidden),
@@ -294,21 +317,41 @@ impl Prepared {
         times
     }
 
-    /// Everything under prices.
-    pub fn estimate(&self, cluster: &Cluster, stack: &Stack, reach: &Reach) -> Estimate {
+    /// What each pipeline rank runs on: on a cluster of one kind the same for all.
+    fn on<'a>(&self, cluster: &'a Cluster, reach: &dyn Fn(&Device) -> Reach) -> Vec<On<'a>> {
+        let ranks = self.mesh.mesh.ranks();
+        let pp = if cluster.groups.is_empty() { 1 } else { self.setup.degrees.pp };
+        let seen = (0..pp).map(|rank| {
+            let cluster = cluster.around(&(rank * ranks..(rank + 1) * ranks));
+            On { reach: reach(&cluster.device), cluster, seen: rank as usize }
+        });
+        seen.collect()
+    }
+
+    /// Everything under prices; `reach` says what a device reaches.
+    pub fn estimate(&self, cluster: &Cluster, stack: &Stack, reach: &dyn Fn(&Device) -> Reach) -> Estimate {
         let setup = &self.setup;
-        let pricing = Pricing { cluster, reach, stack, dtype: setup.precision };
-        let loops: Vec<Times> = (0..self.chunks[0].len()).map(|id| self.place_times(&pricing, Place::Loop(Id::new(id)))).collect();
-        let (before, after) = (self.place_times(&pricing, Place::Before), self.place_times(&pricing, Place::After));
+        let on = self.on(cluster, reach);
+        let of_rank = |rank: usize| &on[rank.min(on.len() - 1)];
         let count = self.chunks.len();
+        // by what is seen: before the first block, an iteration of each, behind
+        let places: Vec<(Times, Vec<Times>, Times)> = on
+            .iter()
+            .map(|on| {
+                let times = |place| self.place_times(on, stack, place);
+                let loops = (0..self.chunks[0].len()).map(|id| times(Place::Loop(Id::new(id)))).collect();
+                (times(Place::Before), loops, times(Place::After))
+            })
+            .collect();
         let chunk_times: Vec<Times> = (0..count)
             .map(|chunk| {
+                let (before, loops, after) = &places[of_rank(self.rank_of(chunk)).seen];
                 let mut times = Times::default();
                 if chunk == 0 {
-                    times.add(&before, 1.0);
+                    times.add(before, 1.0);
                 }
                 if chunk + 1 == count {
-                    times.add(&after, 1.0);
+                    times.add(after, 1.0);
                 }
                 self.chunks[chunk].iter().for_each(|(id, iterations)| times.add(&loops[*id], *iterations));
                 times
@@ -318,7 +361,7 @@ impl Prepared {
         let mut rank_times = vec![Times::default(); pp];
         chunk_times.iter().enumerate().for_each(|(chunk, times)| rank_times[self.rank_of(chunk)].add(times, 1.0));
         let slowest = (0..pp).max_by(|a, b| rank_times[*a].total().total_cmp(&rank_times[*b].total())).unwrap_or(0);
-        let data = self.data(cluster, stack, slowest, &rank_times[slowest]);
+        let data = self.data(of_rank(slowest), stack, slowest, &rank_times[slowest]);
         let costs: Vec<ChunkCost> = chunk_times
             .iter()
             .enumerate()
@@ -341,17 +384,23 @@ impl Prepared {
         kinds.optimizer = data.optimizer;
         kinds.host = stack.step_ms * 1e-3;
         let step_seconds = run.span + data.exposed + data.optimizer + kinds.host;
-        let (fullest, parts) = self.memory(stack, &run);
-        let live = parts.total();
-        let peak = cluster.device.peak(setup.precision).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
+        // the rank that is fullest beside what its device has
+        let reserved = |held: &MemoryBreakdown| held.total() * (1.0 + stack.fragmentation) + stack.context_mib * 1_048_576.0;
+        let held: Vec<MemoryBreakdown> = (0..pp).map(|rank| self.memory(stack, rank, run.peaks[rank].0)).collect();
+        let full = |rank: usize| reserved(&held[rank]) / of_rank(rank).cluster.device.memory_bytes as f64;
+        let fullest = (0..pp).max_by(|a, b| full(*a).total_cmp(&full(*b))).unwrap_or(0);
+        // ranks are counted once for each stage that is seen alone, or all at once
+        let of_stages = |rank: usize| on[rank].cluster.device.peak(setup.precision).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
+        let peak = (0..on.len()).map(of_stages).sum::<f64>() / on.len() as f64;
         Estimate {
             step_seconds,
             mfu: self.model_flops / step_seconds / peak,
             bubble_fraction: fill / step_seconds,
             breakdown: kinds,
-            memory_bytes: live,
-            memory_reserved_bytes: live * (1.0 + stack.fragmentation) + stack.context_mib * 1_048_576.0,
-            memory: parts,
+            memory_bytes: held[fullest].total(),
+            memory_reserved_bytes: reserved(&held[fullest]),
+            memory_full: full(fullest),
+            memory: held[fullest],
             fullest_stage: fullest as u64,
             peak_moment: run.peaks[fullest].1.clone(),
         }
@@ -386,6 +435,9 @@ impl Prepared {
             let outer = [(chunk == 0, Place::Before), (chunk + 1 == count, Place::After)];
             for (_, place) in outer.into_iter().filter(|(here, _)| *here) {
                 let weights = self.weights.get(&place).copied().unwrap_or_default();
+                // a table that is read at both ends lives at both where they are apart
+                let copies = if place == Place::After && count > 1 { self.copies } else { 0.0 };
+                let weights = Weights { elements: weights.elements + copies, ..weights };
                 elements += weights.elements;
                 buckets += f64::from(u8::from(weights.elements > 0.0));
                 largest = largest.max(weights.elements);
@@ -409,7 +461,7 @@ impl Prepared {
         (all as f64, sharing as f64)
     }
 
-    fn data(&self, cluster: &Cluster, stack: &Stack, rank: usize, times: &Times) -> Data {
+    fn data(&self, on: &On<'_>, stack: &Stack, rank: usize, times: &Times) -> Data {
         let setup = &self.setup;
         let recipe = self.recipe(stack);
         let (elements, buckets, _) = self.rank_weights(rank);
@@ -417,10 +469,10 @@ impl Prepared {
         let axes = self.data_axes();
         let m = self.mesh.micro_batches as f64;
         // one collective a layer
-        let spreads = if all > 1.0 { self.spreads(cluster, &axes) } else { Vec::new() };
+        let spreads = if all > 1.0 { self.spreads(on, &axes) } else { Vec::new() };
         let within: Vec<Spread> = if sharing < all && sharing > 1.0 {
             let group: Vec<u64> = self.mesh.mesh.group(0, &axes);
-            vec![Spread::new(cluster, &group[..sharing as usize])]
+            vec![Spread::new(&on.cluster, &group[..sharing as usize])]
         } else {
             spreads.clone()
         };
@@ -472,35 +524,29 @@ impl Prepared {
         }
         let shard = if setup.zero == 0 { 1.0 } else { sharing };
         let bytes = elements / shard * (2.0 * recipe.optimizer + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
-        let optimizer = bytes / cluster.device.memory_rate().0;
+        let optimizer = bytes / on.cluster.device.memory_rate().0;
         Data { exposed, hidden, optimizer }
     }
 
-    /// The fullest pipeline rank and what it holds.
-    fn memory(&self, stack: &Stack, run: &pipe::Run) -> (usize, MemoryBreakdown) {
-        let pp = self.setup.degrees.pp as usize;
+    /// What a pipeline rank holds at its peak.
+    fn memory(&self, stack: &Stack, rank: usize, activations: f64) -> MemoryBreakdown {
         let recipe = self.recipe(stack);
         let (_, sharing) = self.sharers();
-        let of_rank = |rank: usize| {
-            let (elements, _, largest) = self.rank_weights(rank);
-            let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
-            let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter.min(4.0) } else { 0.0 };
-            let mut held = MemoryBreakdown {
-                parameters: elements * recipe.parameter / shard(3) + gathered,
-                gradients: elements * recipe.gradient / shard(2),
-                optimizer: elements * recipe.optimizer / shard(1),
-                ..MemoryBreakdown::default()
-            };
-            held.activations = run.peaks[rank].0;
-            let places = self.sections.iter().filter(|section| match section.place {
-                Place::Before => self.rank_of(0) == rank,
-                Place::After => self.rank_of(self.chunks.len() - 1) == rank,
-                Place::Loop(_) => true,
-            });
-            held.temporaries = places.map(|section| section.alive).fold(0.0, f64::max);
-            (rank, held)
-        };
-        (0..pp).map(of_rank).max_by(|a, b| a.1.total().total_cmp(&b.1.total())).unwrap_or_default()
+        let (elements, _, largest) = self.rank_weights(rank);
+        let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
+        let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter.min(4.0) } else { 0.0 };
+        let places = self.sections.iter().filter(|section| match section.place {
+            Place::Before => self.rank_of(0) == rank,
+            Place::After => self.rank_of(self.chunks.len() - 1) == rank,
+            Place::Loop(_) => true,
+        });
+        MemoryBreakdown {
+            parameters: elements * recipe.parameter / shard(3) + gathered,
+            gradients: elements * recipe.gradient / shard(2),
+            optimizer: elements * recipe.optimizer / shard(1),
+            activations,
+            temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
+        }
     }
 
     /// Bytes that one micro-batch leaves on a chunk for its backward pass.
@@ -517,6 +563,16 @@ impl Prepared {
     }
 }
 
+/// What a pipeline rank runs on.
+struct On<'a> {
+    /// The cluster as it sees it.
+    cluster: Cow<'a, Cluster>,
+    /// What its device reaches.
+    reach: Reach,
+    /// Which of those that differ this is.
+    seen: usize,
+}
+
 struct Data {
     exposed: f64,
     hidden: f64,
@@ -524,7 +580,8 @@ struct Data {
 }
 
 /// Elements of each place's weights on the busiest tensor rank: split as the first operator that reads them needs.
-fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> BTreeMap<Place, Weights> {
+fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (BTreeMap<Place, Weights>, f64) {
+    let mut behind = std::collections::BTreeSet::new();
     let mut needed: BTreeMap<ValueId, Layout> = BTreeMap::new();
     let mut place: BTreeMap<ValueId, Place> = BTreeMap::new();
     for (at, body) in super::sections::bodies(graph, PhaseKind::Forward) {
@@ -534,18 +591,25 @@ fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> BTreeMap<Plac
                 if let Some(signature) = chosen.signatures.get(&op) {
                     needed.entry(*operand).or_insert_with(|| rule.operand_layout(n, signature));
                     place.entry(*operand).or_insert(at);
+                    if at == Place::After {
+                        behind.insert(*operand);
+                    }
                 }
             }
         }
     }
     let mut out: BTreeMap<Place, Weights> = BTreeMap::new();
+    let mut copies = 0.0;
     for param in graph.params() {
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();
         weights.elements += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
         weights.tensors += 1.0;
+        if *at == Place::Before && behind.contains(&param) {
+            copies += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        }
     }
-    out
+    (out, copies)
 }
 
 /// `3 ·` the products of the forward pass over the whole batch, nothing left out for masks.
