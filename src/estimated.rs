@@ -60,6 +60,11 @@ pub struct Estimated {
     considered_in_all: u64,
 }
 
+/// Two digits behind the point, or four of what is less than a cent.
+fn dollars(usd: f64) -> String {
+    if usd < 0.01 { format!("{usd:.6}") } else { format!("{usd:.2}") }
+}
+
 impl Estimated {
     pub fn new(model: &Model<'_>, cluster: &Cluster, stack: &Stack, picked: &Picked) -> Self {
         let (decisions, estimate) = (&picked.decisions, &picked.estimate);
@@ -141,7 +146,7 @@ impl Estimated {
             line("batch", format!("{} micro-batches of {} a data rank", self.micro_batches, count(self.degrees["mbs"], "sequence")));
         }
         let rate = grouped(self.tokens_per_second as u64);
-        line("step", format!("{}: {rate} tokens/s, MFU {:.1} %, {:.2} $", Seconds(self.step_seconds), 100.0 * self.mfu, self.usd_per_step));
+        line("step", format!("{}: {rate} tokens/s, MFU {:.1} %, {} $", Seconds(self.step_seconds), 100.0 * self.mfu, dollars(self.usd_per_step)));
         let fits = if self.fits { "fits" } else { "does NOT fit" };
         line(
             "memory",

@@ -134,7 +134,10 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     let others = others.collect();
     let (decisions, estimate, prepared) = estimated.swap_remove(best);
     let graph = &graphs[&(decisions.recompute, decisions.degrees.pp > 1)];
-    let warnings = warnings(model, graph, stack, &decisions, &prepared, estimate.memory_full);
+    let mut warnings = warnings(model, graph, stack, &decisions, &prepared, estimate.memory_full);
+    if let Some(mbs) = pins.mbs.filter(|mbs| *mbs > decisions.degrees.mbs) {
+        warnings.insert(0, format!("mbs={mbs} is more than the {} sequences that a data rank has", decisions.degrees.mbs));
+    }
     Ok(Picked {
         fits: fits(&estimate),
         micro_batches: prepared.micro_batches(),
