@@ -1,9 +1,11 @@
 //! `partita compile`: plans, and writes the plan and the programs of all ranks into a directory.
 
+use partita_planner::search::SearchError;
+
 use crate::arguments::{CompileArguments, Format, Shown};
 use crate::described::{describe, json};
 use crate::failure::{Failure, note, print, write};
-use crate::plan::planned;
+use crate::plan::{no_plan, planned};
 use crate::text;
 
 /// The plan in a directory, as `partita plan` writes it.
@@ -13,7 +15,11 @@ pub const PROGRAM: &str = "program.json";
 
 pub fn compile(arguments: &CompileArguments, shown: &Shown) -> Result<(), Failure> {
     let planned = planned(&arguments.planning, shown)?;
-    let described = describe(&planned.plan, &planned.program, &planned.others);
+    let described = describe(&planned);
+    if !planned.fits {
+        let (strategy, needed, memory) = (planned.plan.strategy(), described.memory_bytes, planned.cluster.device.memory_bytes);
+        return Err(no_plan(SearchError::DoesNotFit { strategy, needed, memory }, &planned.cluster));
+    }
     let folder = &arguments.output;
     std::fs::create_dir_all(folder).map_err(|error| Failure::file("make the directory", folder, &error))?;
     let program = serde_json::to_vec(&planned.program).expect("a program is plain data");

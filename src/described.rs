@@ -6,11 +6,14 @@ use partita_ir::id::ValueId;
 use partita_ir::layout::{Layout, Share, Split};
 use partita_ir::program::{Instruction, LeafKind, Program};
 use partita_ir::signature::Choice;
+use partita_planner::cluster::Cluster;
+use partita_planner::estimate::step::model_flops;
 use partita_planner::plan::Plan;
-use partita_planner::search::Considered;
+use partita_planner::units::Bytes;
 use partita_runtime::run::prepare::{View, extents};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Planned;
 use crate::traffic::traffic;
 
 /// Version of the format of [`Described`].
@@ -49,8 +52,29 @@ pub struct Described {
     pub compute_seconds: f64,
     pub boxing_seconds: f64,
     pub bubble_seconds: f64,
+    /// Of the peak in the precision of products; attention counted in full, recomputation not at all.
+    #[serde(default)]
+    pub mfu: f64,
     /// Bytes of the fullest rank.
     pub memory_bytes: u64,
+    /// The same: programs have their buffers, and no allocator beside them.
+    #[serde(default)]
+    pub memory_reserved_bytes: u64,
+    /// Whether a device has as much.
+    #[serde(default)]
+    pub fits: bool,
+    /// The part of a step in which the busiest stage waits for others.
+    #[serde(default)]
+    pub bubble_fraction: f64,
+    /// Seconds by kind.
+    #[serde(default)]
+    pub breakdown: BTreeMap<String, f64>,
+    /// Bytes of the fullest rank by kind of buffer.
+    #[serde(default)]
+    pub memory_breakdown: BTreeMap<String, u64>,
+    /// What a person would want to know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub ranks: Vec<RankFigures>,
     /// What crosses between ranks in a step.
     pub communication: Vec<Communication>,
@@ -117,7 +141,8 @@ pub struct ConsideredLine {
 }
 
 /// Describes a plan with its programs.
-pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Described {
+pub fn describe(planned: &Planned) -> Described {
+    let Planned { plan, program, others, cluster, fits, .. } = planned;
     let graph = &plan.graph;
     let traffic = traffic(program);
     let ranks: Vec<RankFigures> = (0..plan.ranks() as usize)
@@ -171,7 +196,21 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         compute_seconds: plan.predicted.compute_seconds,
         boxing_seconds: plan.predicted.boxing_seconds,
         bubble_seconds: plan.predicted.bubble_seconds,
+        mfu: model_flops(graph) / plan.predicted.step_seconds / peak(cluster, plan),
         memory_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
+        memory_reserved_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
+        fits: *fits,
+        bubble_fraction: plan.predicted.bubble_seconds / plan.predicted.step_seconds,
+        breakdown: [
+            ("compute", plan.predicted.compute_seconds),
+            ("exposed", plan.predicted.boxing_seconds),
+            ("hidden", 0.0),
+            ("bubble", plan.predicted.bubble_seconds),
+        ]
+        .map(|(kind, seconds)| (kind.to_owned(), seconds))
+        .into(),
+        memory_breakdown: memory_breakdown(program),
+        warnings: warnings(plan, cluster, *fits),
         ranks,
         communication: communication.collect(),
         parameters: graph.params().map(|value| layout_line(plan, value, graph.value(value).name.clone())).collect(),
@@ -179,6 +218,45 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         considered: considered.collect(),
         considered_in_all: others.len() as u64,
     }
+}
+
+/// FLOP/s of all ranks together, at the plan's precision.
+fn peak(cluster: &Cluster, plan: &Plan) -> f64 {
+    let of = |rank: u64| cluster.device_of(rank).peak(plan.train.precision).0;
+    (0..plan.ranks()).map(of).sum::<f64>() * cluster.cores_per_rank().min(1.0)
+}
+
+/// Bytes of the fullest rank by kind; temporaries are what is left, gaps between buffers among them.
+fn memory_breakdown(program: &Program) -> BTreeMap<String, u64> {
+    let Some(role) = program.roles.iter().max_by_key(|role| role.arena_bytes) else { return BTreeMap::new() };
+    let of = |wanted: &dyn Fn(&LeafKind) -> bool| -> u64 {
+        role.leaves.iter().filter(|leaf| wanted(&leaf.kind)).map(|leaf| role.buffers[leaf.buffer].bytes).sum()
+    };
+    let parameters = of(&|kind| matches!(kind, LeafKind::Param(_)));
+    let gradients: u64 = role.gradients.iter().map(|(_, buffer)| role.buffers[*buffer].bytes).sum();
+    let optimizer = of(&|kind| matches!(kind, LeafKind::State(_)));
+    let activations = role.saved_stride * role.in_flight;
+    let temporaries = role.arena_bytes.saturating_sub(parameters + gradients + optimizer + activations);
+    let parts = [
+        ("parameters", parameters),
+        ("gradients", gradients),
+        ("optimizer", optimizer),
+        ("activations", activations),
+        ("temporaries", temporaries),
+    ];
+    parts.map(|(kind, bytes)| (kind.to_owned(), bytes)).into()
+}
+
+/// What a person would want to know of a plan.
+fn warnings(plan: &Plan, cluster: &Cluster, fits: bool) -> Vec<String> {
+    let mut out = Vec::new();
+    for repeated in plan.graph.loops.iter().filter(|repeated| !repeated.count.is_multiple_of(plan.cut.stages)) {
+        out.push(format!("{} iterations of `{}` do not divide into {} stages", repeated.count, repeated.name, plan.cut.stages));
+    }
+    if !fits {
+        out.push(format!("does not fit into the {} of a device", Bytes(cluster.device.memory_bytes)));
+    }
+    out
 }
 
 /// The axes that some operator deals out in pieces of different sizes, each once.

@@ -146,7 +146,10 @@ impl Estimated {
             line("batch", format!("{} micro-batches of {} a data rank", self.micro_batches, count(self.degrees["mbs"], "sequence")));
         }
         let rate = grouped(self.tokens_per_second as u64);
-        line("step", format!("{}: {rate} tokens/s, MFU {:.1} %, {} $", Seconds(self.step_seconds), 100.0 * self.mfu, dollars(self.usd_per_step)));
+        line(
+            "step",
+            format!("{}: {rate} tokens/s, MFU {:.1} %, {} $", Seconds(self.step_seconds), 100.0 * self.mfu, dollars(self.usd_per_step)),
+        );
         let fits = if self.fits { "fits" } else { "does NOT fit" };
         line(
             "memory",

@@ -28,6 +28,8 @@ pub struct Planned {
     pub plan: Plan,
     pub program: Program,
     pub others: Vec<Considered>,
+    /// Whether a device has the memory that the fullest rank needs.
+    pub fits: bool,
 }
 
 /// Plans as the arguments say.
@@ -47,10 +49,12 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
     let program = partita_codegen::compile(&plan, &cluster);
     let violations = partita_ir::program::verify::verify(&program);
     assert!(violations.is_empty(), "a compiled program is legal: {violations:?}");
+    let needed = program.roles.iter().map(|role| role.arena_bytes).max().unwrap_or(0);
+    let fits = needed <= cluster.device.memory_bytes;
     if shown.verbose {
         note(shown, &format!("{} plans in {:.1} s", others.len() + 1, started.elapsed().as_secs_f64()));
     }
-    Ok(Planned { cluster, pins, plan, program, others })
+    Ok(Planned { cluster, pins, plan, program, others, fits })
 }
 
 fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {
@@ -85,7 +89,7 @@ fn bad_pin(error: PinError) -> Failure {
 }
 
 /// Why there is no plan, and what would give one.
-fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
+pub fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
     match error {
         SearchError::Pin(pin) => bad_pin(pin),
         SearchError::DoesNotFit { strategy, needed, memory } => Failure::told(
@@ -159,7 +163,7 @@ pub fn plan(arguments: &PlanArguments, shown: &Shown) -> Result<(), Failure> {
         return estimated(arguments, &cluster, shown);
     }
     let planned = planned(&arguments.planning, shown)?;
-    let described = describe(&planned.plan, &planned.program, &planned.others);
+    let described = describe(&planned);
     if let Some(path) = &arguments.output {
         write(path, json(&described).as_bytes())?;
     }

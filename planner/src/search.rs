@@ -80,7 +80,8 @@ pub struct Considered {
     pub lost: String,
 }
 
-/// The fastest plan that fits, and the others that were considered, fastest first.
+/// The fastest plan that fits, and the others that were considered, fastest first. The only plan that the pins leave is given even if
+/// it does not fit.
 pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryOf<'_>) -> Result<(Plan, Vec<Considered>), SearchError> {
     let ranks = cluster.ranks();
     pins.check(ranks)?;
@@ -126,6 +127,10 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
                 smallest = Some((needed, plan.strategy()));
             }
         }
+    }
+    // what is pinned throughout is shown as it is
+    if plans.len() == 1 {
+        return Ok((plans.remove(0), Vec::new()));
     }
     match (smallest, first_error) {
         (Some((needed, strategy)), _) => Err(SearchError::DoesNotFit { strategy, needed, memory: cluster.device.memory_bytes }),

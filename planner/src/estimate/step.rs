@@ -613,7 +613,7 @@ fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (BTreeMap<Pla
 }
 
 /// `3 ·` the products of the forward pass over the whole batch, nothing left out for masks.
-fn model_flops(graph: &Graph) -> f64 {
+pub fn model_flops(graph: &Graph) -> f64 {
     let forward = primitives(graph).into_iter().filter(|(_, phase, _)| *phase == PhaseKind::Forward);
     let flops = forward.map(|(op, _, within)| {
         let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
