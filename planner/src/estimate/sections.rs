@@ -98,6 +98,9 @@ pub struct Section {
     pub alive: f64,
 }
 
+/// Statistics of a kernel are values this many times smaller than what enters it.
+const FEW: f64 = 16.0;
+
 /// Layouts of everything that runs once a micro-batch.
 pub struct Chosen<'a> {
     /// Of operators.
@@ -350,6 +353,8 @@ impl<'a> Context<'a> {
         }
         let mut saved = BTreeSet::new();
         let mut seen = BTreeSet::new();
+        // statistics inside a kernel, with what enters it
+        let mut small: Vec<(ValueId, Vec<ValueId>)> = Vec::new();
         while let Some(value) = todo.pop() {
             if !seen.insert(value) {
                 continue;
@@ -368,13 +373,27 @@ impl<'a> Context<'a> {
                         let last = group.ops.iter().map(|op| self.graph.op(*op).result()).max().unwrap_or(value);
                         saved.insert(last);
                     } else {
-                        let entering =
-                            group.ops.iter().flat_map(|op| &self.graph.op(*op).operands).map(|operand| self.aliases.root(*operand));
-                        todo.extend(entering.filter(|value| !group.ops.iter().any(|op| self.graph.op(*op).result() == *value)));
+                        let made = |value: &ValueId| group.ops.iter().any(|op| self.graph.op(*op).result() == *value);
+                        let operands = group.ops.iter().flat_map(|op| &self.graph.op(*op).operands);
+                        let entering: Vec<ValueId> =
+                            operands.map(|operand| self.aliases.root(*operand)).filter(|value| !made(value)).collect();
+                        let bytes: f64 = entering.iter().map(|value| self.value_bytes(*value)).sum();
+                        if FEW * self.value_bytes(value) < bytes {
+                            small.push((value, entering));
+                        } else {
+                            todo.extend(entering);
+                        }
                     }
                 }
                 Def::Result(op, _) if self.forward.contains(op) => drop(saved.insert(value)),
                 Def::Result(..) => {}
+            }
+        }
+        // they come out of what enters if that is there anyway, and are written beside it if not
+        for (value, entering) in small {
+            let kept = |value: &ValueId| saved.contains(value) || self.layout(*value).is_none();
+            if !entering.iter().all(kept) {
+                saved.insert(value);
             }
         }
         saved
@@ -397,15 +416,10 @@ impl<'a> Context<'a> {
             }
         }
         if self.stack.dropout_masks {
-            let masked = |op: &&OpId| {
-                let flash = self.graph.op(**op).composite.is_some_and(|id| super::groups::is_flash(self.graph, id, self.stack));
-                !flash && has_random(&self.rule(**op).rule.expr) && self.home[*op].0 == PhaseKind::Forward
-            };
+            let inside = |id| super::groups::is_flash(self.graph, id, self.stack) || self.graph.composites[id.index()].recompute;
+            let masked = |op: &&OpId| !self.graph.op(**op).composite.is_some_and(inside) && has_random(&self.rule(**op).rule.expr);
             // without saved inner values there are no masks either: they are drawn again
-            let again = self.graph.phases.iter().any(|phase| phase.kind == PhaseKind::Backward)
-                && place != Place::Before
-                && place != Place::After
-                && self.is_recomputed(body);
+            let again = matches!(place, Place::Loop(_)) && self.is_recomputed(body);
             if !again {
                 for op in body.iter().filter(masked) {
                     let result = self.graph.op(*op).result();
