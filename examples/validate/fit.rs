@@ -47,7 +47,6 @@ knobs! {
     "scores", "times the traffic of passes over scores in memory", 0.5..8.0, 2.0, ANY, |reach, _| &mut reach.scores;
     "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, 0.25, ANY, |reach, _| &mut reach.misaligned;
     "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, 0.3, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;
-    "tensor exposed", "times the ideal of tensor-parallel collectives in Megatron-DeepSpeed", 0.3..3.0, 1.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_exposed;
     "tensor wait", "milliseconds that ranks of Megatron-DeepSpeed wait for each other at a tensor-parallel collective", 0.0..6.0, 0.0, &["megatron-deepspeed"], |_, stack| &mut stack.tensor_wait_ms;
     "stream passes", "times the traffic of streaming kernels that casts and copies of eager stacks make of it", 1.0..3.0, 1.5, &["fsdp", "internevo", "megatron-deepspeed"], |_, stack| &mut stack.stream_passes;
     "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, 0.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;

@@ -17,3 +17,6 @@ pub mod pipe;
 pub mod sections;
 pub mod stack;
 pub mod step;
+
+#[cfg(test)]
+mod tests;

@@ -50,21 +50,21 @@ pub fn reach(device: &Device) -> Reach {
         };
     }
     let ampere = Reach {
-        gemm: 0.739,
-        gemm_fp8: 0.508,
+        gemm: 0.743,
+        gemm_fp8: 0.509,
         ramp_k: 32.0,
         memory: 0.85,
         flash1: 0.395,
         flash2: 0.62,
         cudnn: 0.6,
         attention_backward: 0.700,
-        scores: 3.706,
-        misaligned: 0.066,
+        scores: 2.475,
+        misaligned: 0.063,
     };
     if !hopper && !blackwell {
         return ampere;
     }
-    let hopper = Reach { gemm: 0.622, flash1: 0.219, flash2: 0.36, cudnn: 0.591, ..ampere };
+    let hopper = Reach { gemm: 0.623, flash1: 0.219, flash2: 0.36, cudnn: 0.586, ..ampere };
     // what the best measured product reaches beside Hopper's best (stas00/ml-engineering, accelerator page: H100 0.803 in
     // 16 and 0.709 in 8 bits); other kernels as on Hopper
     let beside = |sixteen: f64, eight: f64| Reach {

@@ -167,15 +167,79 @@ impl<'a> Context<'a> {
             }
         }
         let saved = self.saved(&grouped);
-        let sections = grouped.iter().map(|(phase, place, body, groups)| Section {
-            phase: *phase,
-            place: *place,
-            kernels: groups.iter().flat_map(|group| self.kernels(group, *phase, *place)).collect(),
-            moves: self.moves(body, *place),
-            saved: if *phase == PhaseKind::Forward { self.saved_bytes(&saved, body, *place) } else { 0.0 },
-            alive: self.alive(groups, &saved),
-        });
-        sections.collect()
+        let mut sections: Vec<Section> = grouped
+            .iter()
+            .map(|(phase, place, body, groups)| Section {
+                phase: *phase,
+                place: *place,
+                kernels: groups.iter().flat_map(|group| self.kernels(group, *phase, *place)).collect(),
+                moves: self.moves(body, *place),
+                saved: if *phase == PhaseKind::Forward { self.saved_bytes(&saved, body, *place) } else { 0.0 },
+                alive: self.alive(groups, &saved),
+            })
+            .collect();
+        if self.stack.reruns_blocks {
+            for (place, body, groups) in
+                grouped.iter().filter(|body| body.0 == PhaseKind::Forward).map(|(_, place, body, groups)| (place, body, groups))
+            {
+                let left = if self.is_recomputed(body) { self.not_run_again(body) } else { Vec::new() };
+                let back = sections.iter_mut().find(|section| section.phase == PhaseKind::Backward && section.place == *place);
+                if let Some(back) = back.filter(|_| !left.is_empty()) {
+                    let again = groups.iter().filter(|group| group.ops.iter().all(|op| left.contains(op)));
+                    back.kernels.extend(again.flat_map(|group| self.kernels(group, PhaseKind::Forward, *place)));
+                    back.moves.extend(self.moves_of(&left));
+                }
+            }
+        }
+        sections
+    }
+
+    /// The operators of a recomputed forward body that the backward pass has no need of: products that it does not run again, and
+    /// what follows them.
+    fn not_run_again(&self, body: &[OpId]) -> Vec<OpId> {
+        let product = |op: OpId| super::groups::is_product(&self.rule(op));
+        let is_grad = |op: OpId| self.graph.value(self.graph.op(op).result()).name == "grad";
+        let backward = self.home.iter().filter(|(_, home)| home.0 == PhaseKind::Backward).map(|(op, _)| *op);
+        let mut again: Vec<OpId> = backward.filter(|op| product(*op) && !is_grad(*op)).collect();
+        let mut left: Vec<OpId> = Vec::new();
+        for op in body.iter().copied() {
+            let same = |other: &OpId| self.graph.op(*other).rule() == self.graph.op(op).rule();
+            let missing = product(op)
+                && match again.iter().position(same) {
+                    Some(at) => {
+                        again.remove(at);
+                        false
+                    }
+                    None => true,
+                };
+            let made = |value: &ValueId| left.iter().any(|earlier| self.graph.op(*earlier).result() == self.aliases.root(*value));
+            if missing || self.graph.op(op).operands.iter().any(made) {
+                left.push(op);
+            }
+        }
+        left
+    }
+
+    /// The collectives that the readers of what these operators make cause, in their own body.
+    fn moves_of(&self, ops: &[OpId]) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for op in ops {
+            let value = self.graph.op(*op).result();
+            let Some(from) = self.layout(value) else { continue };
+            let readers = self.readers.get(&value).into_iter().flatten();
+            let inside = readers.filter(|reader| self.home.get(reader).is_some_and(|home| home == &self.home[op]));
+            let needed: BTreeSet<Layout> = inside
+                .flat_map(|reader| {
+                    let rule = self.rule(*reader);
+                    let operands =
+                        self.graph.op(*reader).operands.iter().enumerate().filter(|(_, operand)| self.aliases.root(**operand) == value);
+                    operands.map(|(n, _)| rule.operand_layout(n, self.signature(*reader))).collect::<Vec<_>>()
+                })
+                .collect();
+            let dims = self.graph.shape(value);
+            moves.extend(needed.iter().filter(|to| **to != from).flat_map(|to| self.steps(value, &dims, &from, to)));
+        }
+        moves
     }
 
     fn rule(&self, op: OpId) -> SizedRule<'a> {

@@ -75,11 +75,13 @@ pub struct Stack {
     pub epilogue: bool,
     /// Whether dropout keeps a byte an element for the backward pass.
     pub dropout_masks: bool,
+    /// Whether recomputation runs a whole block again; else it stops once it has what the backward pass needs.
+    pub reruns_blocks: bool,
     /// Bytes of an element of the logits and of what the loss makes of them.
     pub logits_bytes: f64,
     /// The part of a tensor-parallel collective that nothing hides.
     pub tensor_exposed: f64,
-    /// What each tensor-parallel collective takes longer because ranks do not come to it at once.
+    /// What each tensor-parallel collective takes longer for every other rank that may come late, in jobs of more than one node.
     pub tensor_wait_ms: f64,
     /// The part of a context-parallel transfer that nothing hides.
     pub context_exposed: f64,

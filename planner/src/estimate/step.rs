@@ -300,8 +300,13 @@ impl Prepared {
                 }
             }
             for step in &section.moves {
-                let wait =
-                    if step.for_use == AxisUse::Tensor { stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64 } else { 0.0 };
+                // ranks come late from what they do on the network: not where there is none
+                let network = on.cluster.levels.iter().skip(1).any(|level| level.count > 1);
+                let wait = if step.for_use == AxisUse::Tensor && network {
+                    stack.tensor_wait_ms * 1e-3 * (self.setup.degrees.tp - 1) as f64
+                } else {
+                    0.0
+                };
                 let seconds = self.collective(on, &step.axes, step.collective, step.received) + wait;
                 let kinds = &mut times.kinds;
                 let (part, exposed, hidden) = match step.for_use {
