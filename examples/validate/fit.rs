@@ -51,6 +51,7 @@ knobs! {
     "stream passes", "times the traffic of streaming kernels that casts and copies of eager stacks make of it", 1.0..3.0, 1.5, &["fsdp", "internevo", "megatron-deepspeed"], |_, stack| &mut stack.stream_passes;
     "waiting", "microseconds that each rank of a data-parallel group adds to a transfer", 0.0..20.0, 0.0, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.ring_us;
     "data exposed internevo", "the same of InternEvo's", 0.0..1.0, 0.5, &["internevo"], |_, stack| &mut stack.data_exposed;
+    "waiting internevo", "the same in InternEvo", 0.0..40.0, 0.0, &["internevo"], |_, stack| &mut stack.ring_us;
     "broadcast", "milliseconds of each broadcast of InternEvo's ZeRO 1", 0.5..6.0, 1.0, &["internevo"], |_, stack| &mut stack.broadcast_ms;
     "optimizer passes", "times the traffic of one fused pass that an eager optimizer takes", 1.0..20.0, 4.0, &["fsdp"], |_, stack| &mut stack.optimizer_passes;
     "step", "milliseconds of a step of eager FSDP that do not depend on the model", 0.0..100.0, 0.0, &["fsdp"], |_, stack| &mut stack.step_ms;
@@ -103,8 +104,18 @@ fn residuals(cases: &[&Case], values: &Values) -> Vec<f64> {
 /// A large error counts less than its square.
 const SOFT: f64 = 0.05;
 
-fn loss(residuals: &[f64]) -> f64 {
-    residuals.iter().map(|off| (1.0 + (off / SOFT).powi(2)).sqrt() - 1.0).sum()
+/// How much a constant is held to what was thought of it before: decides where rows do not.
+const PRIOR: f64 = 0.05;
+
+/// How far a knob is from its prior, in parts of its range.
+fn beside_prior(n: usize, value: f64) -> f64 {
+    (value - KNOBS[n].prior) / (KNOBS[n].bounds.1 - KNOBS[n].bounds.0)
+}
+
+fn loss(residuals: &[f64], values: &Values) -> f64 {
+    let rows: f64 = residuals.iter().map(|off| (1.0 + (off / SOFT).powi(2)).sqrt() - 1.0).sum();
+    let priors: f64 = values.iter().enumerate().map(|(n, value)| (PRIOR * beside_prior(n, *value) / SOFT).powi(2) / 2.0).sum();
+    rows + priors
 }
 
 /// Values under which the cases are met best. Knobs that no case depends on stay where they are.
@@ -136,16 +147,17 @@ pub fn fit(cases: &[&Case], start: &Values) -> Values {
                 .map(|i| {
                     let mut row: Vec<f64> = (0..free.len()).map(|j| dot(&columns[i], &columns[j])).collect();
                     row[i] += damping * (row[i] + 1e-3);
-                    row.push(-dot(&columns[i], &off));
+                    row[i] += PRIOR * PRIOR;
+                    row.push(-dot(&columns[i], &off) - PRIOR * PRIOR * beside_prior(free[i], at[free[i]]));
                     row
                 })
                 .collect();
             let moves = solve(&mut system);
-            let mut moved = at.clone();
-            free.iter().zip(&moves).for_each(|(&n, step)| moved[n] = clamped(n, at[n] + step * span(n)));
-            let now = residuals(cases, &moved);
-            if loss(&now) < loss(&off) * (1.0 - 1e-7) {
-                (at, off, better) = (moved, now, true);
+            let mut next = at.clone();
+            free.iter().zip(&moves).for_each(|(&n, step)| next[n] = clamped(n, at[n] + step * span(n)));
+            let now = residuals(cases, &next);
+            if loss(&now, &next) < loss(&off, &at) * (1.0 - 1e-7) {
+                (at, off, better) = (next, now, true);
                 damping = (damping * 0.3).max(1e-9);
                 break;
             }

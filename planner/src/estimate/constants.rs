@@ -50,21 +50,21 @@ pub fn reach(device: &Device) -> Reach {
         };
     }
     let ampere = Reach {
-        gemm: 0.743,
-        gemm_fp8: 0.509,
+        gemm: 0.737,
+        gemm_fp8: 0.508,
         ramp_k: 32.0,
         memory: 0.85,
-        flash1: 0.395,
+        flash1: 0.384,
         flash2: 0.62,
         cudnn: 0.6,
-        attention_backward: 0.700,
-        scores: 2.475,
-        misaligned: 0.063,
+        attention_backward: 0.727,
+        scores: 2.345,
+        misaligned: 0.064,
     };
     if !hopper && !blackwell {
         return ampere;
     }
-    let hopper = Reach { gemm: 0.623, flash1: 0.219, flash2: 0.36, cudnn: 0.586, ..ampere };
+    let hopper = Reach { gemm: 0.621, flash1: 0.212, flash2: 0.36, cudnn: 0.574, ..ampere };
     // what the best measured product reaches beside Hopper's best (stas00/ml-engineering, accelerator page: H100 0.803 in
     // 16 and 0.709 in 8 bits); other kernels as on Hopper
     let beside = |sixteen: f64, eight: f64| Reach {
