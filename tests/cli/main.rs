@@ -10,6 +10,7 @@
 //! - [`mixed`]: clusters of several kinds of devices;
 //! - [`operators`]: an operator that only a model file knows;
 //! - [`solve`]: layout problems;
+//! - [`stacks`]: plans that are estimated;
 //! - [`emitted`]: the layout problems of plans;
 //! - [`house`]: who may depend on whom.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
@@ -26,5 +27,6 @@ mod mixed;
 mod operators;
 mod pins;
 mod solve;
+mod stacks;
 mod support;
 mod usage;
