@@ -13,7 +13,7 @@ pub const PROGRAM: &str = "program.json";
 
 pub fn compile(arguments: &CompileArguments, shown: &Shown) -> Result<(), Failure> {
     let planned = planned(&arguments.planning, shown)?;
-    let described = describe(&planned.plan, &planned.program, &planned.others);
+    let described = describe(&planned);
     let folder = &arguments.output;
     std::fs::create_dir_all(folder).map_err(|error| Failure::file("make the directory", folder, &error))?;
     let program = serde_json::to_vec(&planned.program).expect("a program is plain data");

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::id::ValueId;
 use partita_ir::layout::{Layout, Share, Split};
-use partita_ir::program::{Instruction, LeafKind, Program};
+use partita_ir::program::{Instruction, LeafKind};
 use partita_ir::signature::Choice;
 use partita_planner::plan::Plan;
-use partita_planner::search::Considered;
 use partita_runtime::run::prepare::{View, extents};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Planned;
 use crate::traffic::traffic;
 
 /// Version of the format of [`Described`].
@@ -49,6 +49,9 @@ pub struct Described {
     pub compute_seconds: f64,
     pub boxing_seconds: f64,
     pub bubble_seconds: f64,
+    /// What the search, and with it `considered`, took this step for; there if the figures above are from the curves of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched_seconds: Option<f64>,
     /// Bytes of the fullest rank.
     pub memory_bytes: u64,
     pub ranks: Vec<RankFigures>,
@@ -117,7 +120,8 @@ pub struct ConsideredLine {
 }
 
 /// Describes a plan with its programs.
-pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Described {
+pub fn describe(planned: &Planned) -> Described {
+    let Planned { plan, program, others, searched_seconds, .. } = planned;
     let graph = &plan.graph;
     let traffic = traffic(program);
     let ranks: Vec<RankFigures> = (0..plan.ranks() as usize)
@@ -171,6 +175,7 @@ pub fn describe(plan: &Plan, program: &Program, others: &[Considered]) -> Descri
         compute_seconds: plan.predicted.compute_seconds,
         boxing_seconds: plan.predicted.boxing_seconds,
         bubble_seconds: plan.predicted.bubble_seconds,
+        searched_seconds: *searched_seconds,
         memory_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
         ranks,
         communication: communication.collect(),
