@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What plans are expected to take and to fill beside what runs of them do, with a cluster file that `partita profile` writes first.
-# Prints a table: model, plan, step predicted, measured (the median of all runs) and off, the fastest step, memory planned, measured and off.
-# Rounds go over all plans in turn, so that other work on the machine meets all alike; its load stands in the last line.
-# Usage: scripts/predict.sh [profile.toml], STEPS=10 and ROUNDS=2 by default. Run by `make predictions`; takes ten minutes on 2 cores.
+# Prints a table: model, plan, step predicted, measured (the median of the round in which other work took the least of the cores) and
+# off, what others took, the median of all rounds, the fastest step, memory planned, measured and off. Rounds go over all plans in turn.
+# Usage: scripts/predict.sh [profile.toml], STEPS=10 and ROUNDS=3 by default. Run by `make predictions`; takes ten minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 partita=${CARGO_TARGET_DIR:-target}/release/partita
-steps=${STEPS:-10} rounds=${ROUNDS:-2}
+steps=${STEPS:-10} rounds=${ROUNDS:-3}
 work=target/predict
 rm -rf "$work"
 mkdir -p "$work"
@@ -35,26 +35,41 @@ for at in "${!plans[@]}"; do
     [ "$sizes" = small ] && set=("${small[@]}")
     "$partita" compile "models/$model.partita" --cluster "$work/cluster.toml" "${set[@]}" --pin "$pins" -o "$work/$at" -q
 done
-for _ in $(seq "$rounds"); do
-    for at in "${!plans[@]}"; do
-        "$partita" run "$work/$at" --steps "$steps" --log "$work/run.jsonl" --format json -q >"$work/$at.json"
+table=()
+for at in "${!plans[@]}"; do table+=("$at|${plans[$at]}"); done
+python3 - "$partita" "$work" "$steps" "$rounds" "${table[@]}" <<'PY'
+import json, os, resource, statistics, subprocess, sys, time
+partita, work, steps, rounds, *table = sys.argv[1:]
+tick = os.sysconf("SC_CLK_TCK")
+
+def machine():
+    user, nice, system, _, _, irq, soft, steal = (int(word) for word in open("/proc/stat").readline().split()[1:9])
+    return (user + nice + system + irq + soft + steal) / tick
+
+def own():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+found = {line: [] for line in table}
+for _ in range(int(rounds)):
+    for line in table:
+        at = line.split("|")[0]
+        before, mine, started = machine(), own(), time.time()
+        out = subprocess.run([partita, "run", f"{work}/{at}", "--steps", steps, "--log", f"{work}/run.jsonl", "--format", "json", "-q"],
+                             check=True, stdout=subprocess.PIPE).stdout
+        others = (machine() - before - (own() - mine)) / (time.time() - started)
         # the first step meets cold memory
-        grep -o '"seconds":[0-9.e-]*' "$work/run.jsonl" | cut -d: -f2 | tail -n +2 >>"$work/$at.seconds"
-    done
-done
-printf '%-10s %-10s %9s %9s %7s %9s %8s %8s %6s\n' model plan predicted measured off fastest planned grown off
-for at in "${!plans[@]}"; do
-    IFS='|' read -r name _ pins _ <<<"${plans[$at]}"
-    python3 - "$name" "$pins" "$work/$at.json" "$work/$at.seconds" <<'PY'
-import json, statistics, sys
-name, pins, summary, seconds = sys.argv[1:]
-run = json.load(open(summary))
-seconds = [float(line) for line in open(seconds)]
-predicted, measured = run["predicted_seconds"], statistics.median(seconds)
-planned, (before, peak) = sum(run["arena_bytes"]) / 2**20, run["anonymous_bytes"]
-grown = (peak - before) / 2**20
-print(f"{name:10} {pins:10} {predicted*1e3:6.0f} ms {measured*1e3:6.0f} ms {100*(predicted/measured-1):+6.1f}% {min(seconds)*1e3:6.0f} ms"
-      f" {planned:4.0f} MiB {grown:4.0f} MiB {100*(planned/grown-1):+5.1f}%")
+        seconds = [json.loads(step)["seconds"] for step in open(f"{work}/run.jsonl")][1:]
+        found[line].append((others, statistics.median(seconds), min(seconds), json.loads(out)))
+print(f"{'model':10} {'plan':10} {'predicted':>9} {'measured':>9} {'off':>7} {'others':>7} {'all rounds':>9} {'fastest':>9}"
+      f" {'planned':>8} {'grown':>8} {'off':>6}")
+for line, runs in found.items():
+    _, name, _, pins, _ = line.split("|")
+    others, measured, _, run = min(runs, key=lambda run: run[0])
+    predicted, every, fastest = run["predicted_seconds"], statistics.median(r[1] for r in runs), min(r[2] for r in runs)
+    planned, (before, peak) = sum(run["arena_bytes"]) / 2**20, run["anonymous_bytes"]
+    grown = (peak - before) / 2**20
+    print(f"{name:10} {pins:10} {predicted*1e3:6.1f} ms {measured*1e3:6.1f} ms {100*(predicted/measured-1):+6.1f}% {others:4.2f} c {every*1e3:7.1f} ms"
+          f" {fastest*1e3:6.1f} ms {planned:4.0f} MiB {grown:4.0f} MiB {100*(planned/grown-1):+5.1f}%")
 PY
-done
-echo "load before $load, after $(cut -d' ' -f1-3 /proc/loadavg); $((steps - 1)) steps in each of $rounds rounds"
+echo "load before $load, after $(cut -d' ' -f1-3 /proc/loadavg); medians of $((steps - 1)) steps, the quietest of $rounds rounds; others: cores that other work took meanwhile"

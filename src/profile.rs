@@ -87,7 +87,12 @@ fn curves(measured: &Measured, effort: &Effort) -> Curves {
         lane_ns: measured.lanes.iter().map(|(step, seconds)| (step.word().to_owned(), seconds * 1e9)).collect(),
         sizes: effort.sizes.clone(),
         matmul: LIES.iter().zip(&measured.matmul).map(|(lies, grid)| ((*lies).to_owned(), giga(grid))).collect(),
-        times: [("stream", &measured.stream)].into_iter().chain(named).chain(send).map(|(key, points)| (key.to_owned(), curve(points))).collect(),
+        times: [("stream", &measured.stream)]
+            .into_iter()
+            .chain(named)
+            .chain(send)
+            .map(|(key, points)| (key.to_owned(), curve(points)))
+            .collect(),
     }
 }
 

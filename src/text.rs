@@ -50,7 +50,11 @@ fn summary(plan: &Described, color: bool) -> String {
     for (n, uneven) in plan.uneven.iter().enumerate() {
         line(if n == 0 { "uneven" } else { "" }, pieces(uneven));
     }
-    let parts = [("compute", plan.compute_seconds), ("communication", plan.boxing_seconds), (if plan.searched_seconds.is_some() { "waiting" } else { "pipeline fill" }, plan.bubble_seconds)];
+    let parts = [
+        ("compute", plan.compute_seconds),
+        ("communication", plan.boxing_seconds),
+        (if plan.searched_seconds.is_some() { "waiting" } else { "pipeline fill" }, plan.bubble_seconds),
+    ];
     let parts: Vec<String> =
         parts.iter().filter(|(_, seconds)| *seconds > 0.0).map(|(what, seconds)| format!("{} {what}", Seconds(*seconds))).collect();
     let rate = grouped(plan.tokens_per_second as u64);
@@ -91,7 +95,12 @@ fn why(plan: &Described) -> String {
         };
     };
     let ahead = 100.0 * (next.step_seconds / own - 1.0);
-    format!("the fastest of {} plans; the next, {}, {} {ahead:.1} % longer", plan.considered_in_all + 1, short(&next.strategy), if plan.searched_seconds.is_some() { "was taken for" } else { "takes" })
+    format!(
+        "the fastest of {} plans; the next, {}, {} {ahead:.1} % longer",
+        plan.considered_in_all + 1,
+        short(&next.strategy),
+        if plan.searched_seconds.is_some() { "was taken for" } else { "takes" }
+    )
 }
 
 fn ranks(plan: &Described) -> String {

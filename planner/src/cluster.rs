@@ -57,9 +57,9 @@ use std::ops::Range;
 use partita_ir::dtype::DType;
 use serde::{Deserialize, Serialize};
 
+use curves::Curves;
 #[cfg(test)]
 pub(crate) use groups::tests::mixed;
-use curves::Curves;
 pub use groups::{Group, Part};
 
 use crate::units::{Bytes, BytesPerSecond, FlopsPerSecond, Seconds};

@@ -68,8 +68,7 @@ impl<'a> Run<'a> {
     fn new(acts: &'a [Vec<Act>], costs: Costs<'a>) -> Self {
         let n = acts.len();
         let none = vec![Price::default(); n];
-        let mut run =
-            Run { acts, costs, at: vec![0; n], running: Vec::new(), messages: BTreeMap::new(), now: none.clone(), last: none };
+        let mut run = Run { acts, costs, at: vec![0; n], running: Vec::new(), messages: BTreeMap::new(), now: none.clone(), last: none };
         (0..n).for_each(|rank| run.begin(rank));
         run
     }
@@ -109,11 +108,7 @@ impl<'a> Run<'a> {
     /// Goes on to the next moment at which something ends. False when nothing is left.
     fn advance(&mut self) -> bool {
         let cores = self.costs.cores as usize;
-        let busy: usize = self
-            .running
-            .iter()
-            .map(|running| if running.ranks.len() > 1 { running.ranks.len().min(cores) } else { 1 })
-            .sum();
+        let busy: usize = self.running.iter().map(|running| if running.ranks.len() > 1 { running.ranks.len().min(cores) } else { 1 }).sum();
         let takes: Vec<f64> = self.running.iter().map(|running| self.costs.seconds(running.act, busy as u64)).collect();
         let next = self.running.iter().zip(&takes).map(|(running, takes)| running.left * takes);
         let Some(passed) = next.min_by(f64::total_cmp) else { return false };

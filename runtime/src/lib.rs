@@ -2,8 +2,8 @@
 pub mod comm;
 pub mod data;
 pub mod kernel;
-pub mod measure;
 mod mapped;
+pub mod measure;
 pub mod pool;
 pub mod run;
 pub mod store;

@@ -25,6 +25,7 @@ mod house;
 mod mixed;
 mod operators;
 mod pins;
+mod profile;
 mod solve;
 mod support;
 mod usage;

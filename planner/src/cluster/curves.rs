@@ -104,7 +104,8 @@ impl Curves {
         let [m, n, k] = sizes.map(side);
         let mut log = 0.0;
         for corner in 0..8usize {
-            let pick = |(at, part, _): (usize, f64, f64), bit: usize| if corner >> bit & 1 == 1 { (at + 1, part) } else { (at, 1.0 - part) };
+            let pick =
+                |(at, part, _): (usize, f64, f64), bit: usize| if corner >> bit & 1 == 1 { (at + 1, part) } else { (at, 1.0 - part) };
             let ((m, of_m), (n, of_n), (k, of_k)) = (pick(m, 0), pick(n, 1), pick(k, 2));
             let weight = of_m * of_n * of_k;
             if weight > 0.0 {

@@ -5,8 +5,8 @@ use partita_ir::work::{KernelWork, LaneStep};
 
 use super::evaluate::{Evaluator, Program};
 use super::nest::{Class, Nest};
-use super::work::touched;
 use super::vector::{Lane, Routines};
+use super::work::touched;
 use super::{Launch, range_of};
 
 /// Parts that the rows are cut into; each has a row of its own in the scratch.

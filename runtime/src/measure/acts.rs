@@ -145,7 +145,13 @@ fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], chain: bool) -> Vec<Act>
         operand_shapes: rule.operands.iter().map(shape).collect(),
         compute: DType::F32,
     }));
-    let act = |operands: Vec<Place>, result: Place| Act::Kernel { kernel: Arc::clone(&kernel), operands, result, iteration: 0, accumulate: false };
+    let act = |operands: Vec<Place>, result: Place| Act::Kernel {
+        kernel: Arc::clone(&kernel),
+        operands,
+        result,
+        iteration: 0,
+        accumulate: false,
+    };
     let result = bytes(&rule.result);
     if chain {
         let n = ARENA / result;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use partita_ir::work::Act as Work;
 
 use super::acts::{ARENA, Case};
-use crate::comm::{Communicator, ThreadCommunicator, World};
+use crate::comm::{ThreadCommunicator, World};
 use crate::data;
 use crate::pool::Pool;
 use crate::run::arena::Arena;
@@ -47,25 +47,77 @@ impl Clock {
 
 /// Temporary memory of kernels.
 const SCRATCH: usize = 4 << 20;
+/// The part of a try that this process may wait for a core and the try still counts as one of a quiet machine.
+const WAITED: f64 = 0.05;
+/// How many times more tries there are at most where others are at work.
+const PATIENCE: usize = 3;
+
+/// What the ranks and who drives them share.
+struct Stage {
+    barrier: Barrier,
+    /// Goes of the next try; 0 ends a case.
+    goes: AtomicUsize,
+    clock: Clock,
+}
 
 impl Crowd {
     /// Measures the cases one after the other.
     pub fn run(&self, cases: &[Case]) -> Vec<Gone> {
-        let barrier = Barrier::new(self.ranks);
-        let goes = AtomicUsize::new(1);
-        let clock = Clock { epoch: Instant::now(), first: AtomicU64::new(0), last: AtomicU64::new(0) };
+        let stage = Stage {
+            barrier: Barrier::new(self.ranks + 1),
+            goes: AtomicUsize::new(0),
+            clock: Clock { epoch: Instant::now(), first: AtomicU64::new(0), last: AtomicU64::new(0) },
+        };
         std::thread::scope(|scope| {
-            let ranks: Vec<_> = World::connect(self.ranks)
-                .into_iter()
-                .map(|communicator| scope.spawn(|| self.rank(communicator, cases, &barrier, &goes, &clock)))
-                .collect();
-            let mut found: Vec<Vec<Gone>> =
+            let ranks: Vec<_> =
+                World::connect(self.ranks).into_iter().map(|communicator| scope.spawn(|| self.rank(communicator, cases, &stage))).collect();
+            let seconds: Vec<f64> = cases.iter().map(|case| self.drive(&stage, matches!(case, Case::Kernel { .. }))).collect();
+            let mut acts: Vec<Vec<Vec<Work>>> =
                 ranks.into_iter().map(|rank| rank.join().expect("a rank that measures does not fail")).collect();
-            found.swap_remove(0)
+            seconds.into_iter().zip(acts.swap_remove(0)).map(|(seconds, acts)| Gone { seconds, acts }).collect()
         })
     }
 
-    fn rank(&self, communicator: ThreadCommunicator, cases: &[Case], barrier: &Barrier, goes: &AtomicUsize, clock: &Clock) -> Vec<Gone> {
+    /// Measures a case: seconds of a go on a machine that does nothing else, as far as that can be known.
+    fn drive(&self, stage: &Stage, kernels: bool) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let used = cores.min(self.ranks * self.threads) as f64;
+        let go = |goes: usize| {
+            stage.goes.store(goes, Ordering::Relaxed);
+            stage.clock.first.store(u64::MAX, Ordering::Relaxed);
+            stage.clock.last.store(0, Ordering::Relaxed);
+            let before = scheduled();
+            stage.barrier.wait();
+            stage.barrier.wait();
+            // all ranks sleep, so that the system has written down what they used
+            std::thread::sleep(Duration::from_micros(30));
+            let after = scheduled();
+            let wall = (stage.clock.last.load(Ordering::Relaxed) - stage.clock.first.load(Ordering::Relaxed)) as f64 * 1e-9;
+            (wall, after.0 - before.0, after.1 - before.1)
+        };
+        go(1);
+        let once = go(1).0;
+        let goes = ((self.window.as_secs_f64() / once.max(1e-9)).ceil() as usize).clamp(1, 1 << 20);
+        let (mut least, mut quiet) = (f64::INFINITY, 0);
+        for _ in 0..PATIENCE * self.tries {
+            let (wall, ran, waited) = go(goes);
+            // ranks that do nothing but compute on a core each, or on all cores, take their own time, whoever else is there
+            let alone = kernels && self.threads == 1 && ran > 0.0;
+            least = least.min(if alone { ran / used } else { wall });
+            let expected = (self.ranks * self.threads) as f64 > used;
+            quiet += usize::from(alone || expected || waited <= WAITED * wall);
+            if quiet == self.tries {
+                break;
+            }
+        }
+        stage.goes.store(0, Ordering::Relaxed);
+        stage.barrier.wait();
+        // until all ranks have read it
+        stage.barrier.wait();
+        least / goes as f64
+    }
+
+    fn rank(&self, communicator: ThreadCommunicator, cases: &[Case], stage: &Stage) -> Vec<Vec<Work>> {
         let (arena, scratch, pool) = (Arena::new(ARENA), Arena::new(SCRATCH), Pool::new(self.threads));
         // as many pages as elements, none of them the system's page of zeros; small whole numbers where read as such
         arena.bytes_of(0, ARENA).chunks_exact_mut(4).enumerate().for_each(|(n, bytes)| {
@@ -77,36 +129,31 @@ impl Crowd {
                 perform(act, &arena, &scratch, &pool, &communicator, &data, 1, 0, 0).expect("the acts of all ranks agree");
             }
         };
-        // from the first rank's start to the last one's end: where ranks outnumber cores, this one may be neither
-        let timed = |acts: &[Act], goes: usize| {
-            if communicator.rank() == 0 {
-                clock.first.store(u64::MAX, Ordering::Relaxed);
-                clock.last.store(0, Ordering::Relaxed);
-            }
-            barrier.wait();
-            clock.first.fetch_min(clock.now(), Ordering::Relaxed);
-            (0..goes).for_each(|_| all(acts));
-            clock.last.fetch_max(clock.now(), Ordering::Relaxed);
-            barrier.wait();
-            let nanoseconds = clock.last.load(Ordering::Relaxed) - clock.first.load(Ordering::Relaxed);
-            barrier.wait();
-            nanoseconds as f64 * 1e-9 / goes as f64
-        };
-        cases
-            .iter()
-            .map(|case| {
-                let acts = case.acts(&communicator);
-                timed(&acts, 1);
-                let once = timed(&acts, 1);
-                if communicator.rank() == 0 {
-                    let wanted = (self.window.as_secs_f64() / once.max(1e-9)).ceil() as usize;
-                    goes.store(wanted.clamp(1, 1 << 20), Ordering::Release);
+        let measured = cases.iter().map(|case| {
+            let acts = case.acts(&communicator);
+            loop {
+                stage.barrier.wait();
+                let goes = stage.goes.load(Ordering::Relaxed);
+                if goes == 0 {
+                    stage.barrier.wait();
+                    return acts.iter().map(work).collect();
                 }
-                barrier.wait();
-                let goes = goes.load(Ordering::Acquire);
-                let seconds = (0..self.tries).map(|_| timed(&acts, goes)).fold(f64::INFINITY, f64::min);
-                Gone { seconds, acts: acts.iter().map(work).collect() }
-            })
-            .collect()
+                stage.clock.first.fetch_min(stage.clock.now(), Ordering::Relaxed);
+                (0..goes).for_each(|_| all(&acts));
+                stage.clock.last.fetch_max(stage.clock.now(), Ordering::Relaxed);
+                stage.barrier.wait();
+            }
+        });
+        measured.collect()
     }
+}
+
+/// Seconds that the threads of this process ran and that they waited for a core, as Linux counts; zeros where it does not say.
+fn scheduled() -> (f64, f64) {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return (0.0, 0.0) };
+    let texts = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
+    texts.fold((0.0, 0.0), |(ran, waited), text| {
+        let mut numbers = text.split_whitespace().map(|word| word.parse::<f64>().unwrap_or(0.0) * 1e-9);
+        (ran + numbers.next().unwrap_or(0.0), waited + numbers.next().unwrap_or(0.0))
+    })
 }

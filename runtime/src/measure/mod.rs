@@ -36,7 +36,7 @@ impl Effort {
     /// Half a minute on two cores.
     pub fn whole() -> Self {
         let bytes = vec![4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
-        Self { sizes: vec![8, 32, 128, 256, 1024], bytes, window: Duration::from_millis(4), tries: 3 }
+        Self { sizes: vec![8, 32, 128, 256, 1024], bytes, window: Duration::from_millis(2), tries: 2 }
     }
 
     /// A second or two: figures that are roughly right.
@@ -98,8 +98,7 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
     let short = add(Case::rows(LANES / SHORT_ROW, SHORT_ROW));
     let long = add(Case::rows(LANES / LONG_ROW, LONG_ROW));
     let plain = add(Case::map(LANES, x(0) + lit(1.5)));
-    let steps: Vec<(LaneStep, f64, usize)> =
-        steps().into_iter().map(|(step, uses, case)| (step, uses, add(case))).collect();
+    let steps: Vec<(LaneStep, f64, usize)> = steps().into_iter().map(|(step, uses, case)| (step, uses, add(case))).collect();
     let streams: Vec<usize> = effort.bytes.iter().map(|bytes| add(Case::stream(*bytes))).collect();
     let mut products = Vec::new();
     for lies in Lies::ALL {

@@ -189,7 +189,11 @@ mod tests {
             ("sizes = [8, 8]", "not_ascending", "`device.curves[0].sizes` has 8 after 8"),
             ("sizes = [8, -1]", "out_of_range", "-1"),
             ("sizes = 3", "wrong_type", "must be a list"),
-            ("sizes = [8, 9]\nmatmul_plain_gflop_per_s = [[[1, 2], [3]], [[5, 6], [7, 8]]]", "wrong_count", "a list of 1 where `sizes` has 2"),
+            (
+                "sizes = [8, 9]\nmatmul_plain_gflop_per_s = [[[1, 2], [3]], [[5, 6], [7, 8]]]",
+                "wrong_count",
+                "a list of 1 where `sizes` has 2",
+            ),
             ("matmul_left_turned_gflop_per_s = [[[1]]]", "wrong_count", "a list of 1 where `sizes` has 0"),
             ("stream_us = [[4096, 1], [1024, 2]]", "not_ascending", "has 1024 after 4096"),
             ("stream_us = [[1024, 2], [4096, 1]]", "not_ascending", "takes 1 us for 4096 bytes after 2 us for 1024"),
