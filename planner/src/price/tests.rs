@@ -1,3 +1,5 @@
+//! Small programs, priced by hand.
+
 use partita_ir::boxing::StepKind;
 use partita_ir::work::{Act, KernelWork, LaneStep, Matmul};
 
