@@ -1,7 +1,7 @@
 # Each target works on a fresh machine; `setup` installs what is missing and is quick where nothing is.
 CARGO ?= cargo
 
-.PHONY: help build test demo compare bench layouts agreement validate fmt lint setup clean
+.PHONY: help build test demo compare bench layouts agreement predictions validate fmt lint setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,9 @@ validate: setup ## step time and memory beside published runs, into docs/validat
 
 agreement: build ## 20 steps of gpt and llama under some 60 plans, losses beside those of one rank
 	@bash scripts/agreement.sh
+
+predictions: build ## steps and memory that are expected beside what runs take, by a profile of this machine
+	@bash scripts/predict.sh
 
 fmt: ## format every file
 	$(CARGO) fmt --all

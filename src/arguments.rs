@@ -58,6 +58,8 @@ pub enum Command {
     Run(RunArguments),
     /// Look at a plan or at compiled programs.
     Inspect(InspectArguments),
+    /// Measure this machine and write a cluster file with its curves, by which plans are priced.
+    Profile(ProfileArguments),
     /// Solve a layout problem: one strategy a node, the cheapest that fits into memory, and a bound.
     Solve(SolveArguments),
 }
@@ -196,6 +198,19 @@ pub struct RunArguments {
     /// How to print the summary at the end.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileArguments {
+    /// Cluster file to write; without it, it is printed.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Ranks of the cluster file; by default one a core. The curves do not depend on it: change `count` and `memory_bytes` as you like.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub ranks: Option<u64>,
+    /// Measure for a second or two only: figures that are roughly right.
+    #[arg(long)]
+    pub quick: bool,
 }
 
 #[derive(Debug, Args)]

@@ -55,6 +55,9 @@ pub struct Described {
     /// Of the peak in the precision of products; attention counted in full, recomputation not at all.
     #[serde(default)]
     pub mfu: f64,
+    /// What the search, and with it `considered`, took this step for; there if the figures above are from the curves of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched_seconds: Option<f64>,
     /// Bytes of the fullest rank.
     pub memory_bytes: u64,
     /// The same: programs have their buffers, and no allocator beside them.
@@ -142,7 +145,7 @@ pub struct ConsideredLine {
 
 /// Describes a plan with its programs.
 pub fn describe(planned: &Planned) -> Described {
-    let Planned { plan, program, others, cluster, fits, .. } = planned;
+    let Planned { plan, program, others, cluster, fits, searched_seconds, .. } = planned;
     let graph = &plan.graph;
     let traffic = traffic(program);
     let ranks: Vec<RankFigures> = (0..plan.ranks() as usize)
@@ -197,6 +200,7 @@ pub fn describe(planned: &Planned) -> Described {
         boxing_seconds: plan.predicted.boxing_seconds,
         bubble_seconds: plan.predicted.bubble_seconds,
         mfu: model_flops(graph) / plan.predicted.step_seconds / peak(cluster, plan),
+        searched_seconds: *searched_seconds,
         memory_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
         memory_reserved_bytes: ranks.iter().map(|rank| rank.memory_bytes).max().unwrap_or(0),
         fits: *fits,

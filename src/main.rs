@@ -1,7 +1,7 @@
 //! `partita`: a model file and a cluster file in, the fastest plan that fits and its programs out, and a run of them.
 //!
 //! - [`arguments`]: what the command line takes;
-//! - [`check`], [`plan`], [`compile`], [`run`], [`inspect`], [`solve`]: a file a subcommand;
+//! - [`check`], [`plan`], [`compile`], [`run`], [`inspect`], [`profile`], [`solve`]: a file a subcommand;
 //! - [`described`]: a plan as other programs read it (JSON), [`traffic`]: what its ranks send one another;
 //! - [`text`]: the same as people read it, [`table`]: columns, numbers and emphasis;
 //! - [`failure`]: diagnostics and exit codes.
@@ -16,6 +16,7 @@ mod estimated;
 mod failure;
 mod inspect;
 mod plan;
+mod profile;
 mod run;
 mod solve;
 mod table;
@@ -34,6 +35,7 @@ fn main() -> std::process::ExitCode {
         Command::Compile(compile) => compile::compile(compile, &arguments.shown),
         Command::Run(run) => run::run(run, &arguments.shown),
         Command::Solve(solve) => solve::solve(solve, &arguments.shown),
+        Command::Profile(profile) => profile::profile(profile, &arguments.shown),
         Command::Inspect(inspect) => inspect::inspect(inspect, &arguments.shown),
     };
     match done {

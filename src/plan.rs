@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use partita_frontend::Diagnostic;
+use partita_ir::dtype::DType;
 use partita_ir::graph::Span;
 use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
 use partita_planner::estimate::choose::choose;
 use partita_planner::estimate::stack::Stack;
 use partita_planner::pins::{PinError, Pins};
-use partita_planner::plan::Plan;
+use partita_planner::plan::{Plan, Predicted};
+use partita_planner::price;
 use partita_planner::search::{self, Considered, SearchError};
 use partita_planner::stages::CutError;
 use partita_planner::units::Bytes;
+use partita_runtime::run::work::works;
 
 use crate::arguments::{Format, PlanArguments, PlanningArguments, Shown};
 use crate::check::model;
@@ -30,6 +33,8 @@ pub struct Planned {
     pub others: Vec<Considered>,
     /// Whether a device has the memory that the fullest rank needs.
     pub fits: bool,
+    /// What the search took a step for, if the plan was priced by curves since.
+    pub searched_seconds: Option<f64>,
 }
 
 /// Plans as the arguments say.
@@ -43,18 +48,39 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
         program.roles.iter().map(|role| role.arena_bytes).max().unwrap_or(0)
     };
     let started = std::time::Instant::now();
-    let (plan, others) = search::search(&given, &cluster, &pins, &memory).map_err(|error| no_plan(error, &cluster))?;
+    let (mut plan, others) = search::search(&given, &cluster, &pins, &memory).map_err(|error| no_plan(error, &cluster))?;
     let violations = partita_planner::verify::verify(&plan, &pins);
     assert!(violations.is_empty(), "the search gives plans that satisfy their pins: {violations:?}");
-    let program = partita_codegen::compile(&plan, &cluster);
+    let mut program = partita_codegen::compile(&plan, &cluster);
     let violations = partita_ir::program::verify::verify(&program);
     assert!(violations.is_empty(), "a compiled program is legal: {violations:?}");
     let needed = program.roles.iter().map(|role| role.arena_bytes).max().unwrap_or(0);
     let fits = needed <= cluster.device.memory_bytes;
+    let searched_seconds = priced(&mut plan, &mut program, &cluster);
     if shown.verbose {
         note(shown, &format!("{} plans in {:.1} s", others.len() + 1, started.elapsed().as_secs_f64()));
     }
-    Ok(Planned { cluster, pins, plan, program, others, fits })
+    Ok(Planned { cluster, pins, plan, program, others, fits, searched_seconds })
+}
+
+/// Puts in what the curves of the cluster say of the compiled program, if it has any, and gives what the search took the step for.
+fn priced(plan: &mut Plan, program: &mut Program, cluster: &Cluster) -> Option<f64> {
+    if cluster.device.curves.is_empty() || !matches!(program.precision, DType::F32 | DType::F64) {
+        return None;
+    }
+    let acts = works(program).expect("a legal program can be prepared");
+    let price = price::step(&acts, cluster)?;
+    let searched = plan.predicted.step_seconds;
+    plan.predicted = Predicted {
+        step_seconds: price.step,
+        compute_seconds: price.compute,
+        boxing_seconds: price.communication,
+        bubble_seconds: price.waiting,
+        usd_per_step: price.step / 3600.0 * cluster.usd_per_hour(&(0..plan.ranks())),
+        tokens: plan.predicted.tokens,
+    };
+    program.predicted_seconds = price.step;
+    Some(searched)
 }
 
 fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {

@@ -50,7 +50,11 @@ fn summary(plan: &Described, color: bool) -> String {
     for (n, uneven) in plan.uneven.iter().enumerate() {
         line(if n == 0 { "uneven" } else { "" }, pieces(uneven));
     }
-    let parts = [("compute", plan.compute_seconds), ("communication", plan.boxing_seconds), ("pipeline fill", plan.bubble_seconds)];
+    let parts = [
+        ("compute", plan.compute_seconds),
+        ("communication", plan.boxing_seconds),
+        (if plan.searched_seconds.is_some() { "waiting" } else { "pipeline fill" }, plan.bubble_seconds),
+    ];
     let parts: Vec<String> =
         parts.iter().filter(|(_, seconds)| *seconds > 0.0).map(|(what, seconds)| format!("{} {what}", Seconds(*seconds))).collect();
     let rate = grouped(plan.tokens_per_second as u64);
@@ -83,14 +87,20 @@ fn stages(plan: &Described) -> String {
 }
 
 fn why(plan: &Described) -> String {
-    let Some(next) = plan.considered.iter().find(|other| other.step_seconds >= plan.step_seconds) else {
+    let own = plan.searched_seconds.unwrap_or(plan.step_seconds);
+    let Some(next) = plan.considered.iter().find(|other| other.step_seconds >= own) else {
         return match plan.considered.len() {
             0 => "the only plan that the pins allow".to_owned(),
             _ => "the fastest plan that fits".to_owned(),
         };
     };
-    let ahead = 100.0 * (next.step_seconds / plan.step_seconds - 1.0);
-    format!("the fastest of {} plans; the next, {}, takes {ahead:.1} % longer", plan.considered_in_all + 1, short(&next.strategy))
+    let ahead = 100.0 * (next.step_seconds / own - 1.0);
+    format!(
+        "the fastest of {} plans; the next, {}, {} {ahead:.1} % longer",
+        plan.considered_in_all + 1,
+        short(&next.strategy),
+        if plan.searched_seconds.is_some() { "was taken for" } else { "takes" }
+    )
 }
 
 fn ranks(plan: &Described) -> String {

@@ -64,3 +64,4 @@ pub mod step;
 pub mod text;
 pub mod train;
 pub mod verify;
+pub mod work;

@@ -23,9 +23,31 @@
 //! assert_eq!(cluster.link(1, 4).rate.to_string(), "6 GB/s"); // the device's own link
 //! assert_eq!(cluster.link(4, 2).rate.to_string(), "1.2 GB/s");
 //! ```
+//! A device may have curves, which `partita profile` measures: a table for each number of ranks that compute at once, every key but
+//! `ranks` optional. Compiled plans are priced by them ([`crate::price`]).
+//! ```toml
+//! [[device.curves]]
+//! ranks = 2                                       # compute at the same time,
+//! threads = 1                                     # each with so many threads; left out: 1
+//! kernel_us = 0.4                                 # starting a kernel, a row of lanes, a block of lanes
+//! row_ns = 25
+//! block_ns = 20
+//! lane_ns = { arithmetic = 0.04, exp = 0.5 }      # a step over one lane, by kind
+//! sizes = [8, 64, 512]                            # of the sides of matrix products, ascending
+//! matmul_plain_gflop_per_s = [[[…]]]              # by m, n and k: (m k), (k n) -> (m n), all contiguous along the last
+//! matmul_left_turned_gflop_per_s = [[[…]]]        # the left matrix contiguous along m
+//! matmul_right_turned_gflop_per_s = [[[…]]]       # the right one along k
+//! stream_us = [[16384, 0.5], [1048576, 60]]       # bytes that elementwise kernels read and write, and what their arithmetic leaves
+//! all_reduce_us = [[4, 3], [1048576, 200]]        # of `ranks` members; bytes of the buffer
+//! all_gather_us = [[4, 3], [1048576, 200]]        # and `reduce_scatter_us`, `all_to_all_us`: bytes that a member reads and writes
+//! send_us = [[4, 3], [1048576, 200]]              # sent and received; bytes of the message
+//! ```
+//! Sizes ascend and times never fall.
+//!
 //! Ranks are numbered so that consecutive ones fill the innermost level first. A cluster of several kinds of devices has
 //! [groups](Group) in place of `[device]`; its one `[[level]]` joins them.
 
+pub mod curves;
 mod groups;
 mod read;
 
@@ -35,6 +57,7 @@ use std::ops::Range;
 use partita_ir::dtype::DType;
 use serde::{Deserialize, Serialize};
 
+use curves::Curves;
 #[cfg(test)]
 pub(crate) use groups::tests::mixed;
 pub use groups::{Group, Part};
@@ -108,6 +131,9 @@ pub struct Device {
     /// Cores that all ranks of one innermost level share; absent where each device is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u64>,
+    /// What it was measured to do, by how many ranks compute at once; of devices that share cores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<Curves>,
 }
 
 /// One level of the link hierarchy.

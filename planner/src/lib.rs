@@ -14,6 +14,7 @@ mod nearest;
 pub mod pins;
 pub mod pipeline;
 pub mod plan;
+pub mod price;
 pub mod search;
 pub mod stages;
 pub mod strategy;

@@ -3,6 +3,7 @@ pub mod comm;
 pub mod data;
 pub mod kernel;
 mod mapped;
+pub mod measure;
 pub mod pool;
 pub mod run;
 pub mod store;

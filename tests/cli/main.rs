@@ -26,6 +26,7 @@ mod house;
 mod mixed;
 mod operators;
 mod pins;
+mod profile;
 mod solve;
 mod stacks;
 mod support;

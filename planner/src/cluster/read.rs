@@ -1,5 +1,6 @@
 //! Reading a cluster file: every key checked, every problem told at its place.
 
+mod curves;
 mod groups;
 
 use std::ops::Range;
@@ -38,6 +39,7 @@ const DEVICE: &[&str] = &[
     "power_w",
     "usd_per_hour",
     "cores",
+    "curves",
 ];
 const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`; \
      one of several kinds of devices has these in each `[[group]]`, and a `[[level]]` that joins the groups";
@@ -103,6 +105,7 @@ impl Reader<'_> {
             "too_many_ranks" => "partita::cluster::too_many_ranks",
             "two_forms" => "partita::cluster::two_forms",
             "wrong_count" => "partita::cluster::wrong_count",
+            "not_ascending" => "partita::cluster::not_ascending",
             _ => "partita::cluster::duplicate_name",
         };
         let line = self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1;
@@ -216,6 +219,7 @@ impl Reader<'_> {
                 self.problem("wrong_type", span, message, "such as `flops = { f32 = 60e9 }`");
             }
         }
+        device.curves = self.curves(place);
         Some(device)
     }
 
@@ -301,6 +305,21 @@ impl Reader<'_> {
 
     /// Overrides `field` by the number at `key`, if there is one.
     fn number(&mut self, place: &Place<'_>, key: &str, bound: Bound, field: &mut f64) {
+        let unit = match key.rsplit_once("_per_").or(key.rsplit_once('_')) {
+            Some((rest, "s")) if rest.ends_with("gb") => "10^9 bytes per second",
+            Some((_, "us")) => "microseconds",
+            Some((_, "ns")) => "nanoseconds",
+            Some((_, "w")) => "watts",
+            Some((_, "hour")) => "US dollars per hour",
+            _ if key.ends_with("efficiency") => "a part of the bandwidth",
+            _ if key == "oversubscription" => "the bandwidth into the level for each that it carries across",
+            _ => "FLOP per second",
+        };
+        self.number_of(place, key, bound, unit, field);
+    }
+
+    /// The same, of this unit.
+    fn number_of(&mut self, place: &Place<'_>, key: &str, bound: Bound, unit: &str, field: &mut f64) {
         let Some(value) = place.table.get(key) else { return };
         let shown = || format!("`{}` = {}", place.key(key), &self.text[value.span()]);
         let Some(number) = as_f64(value.get_ref()) else {
@@ -315,15 +334,6 @@ impl Reader<'_> {
         if holds && number.is_finite() {
             *field = number;
         } else {
-            let unit = match key.rsplit_once("_per_").or(key.rsplit_once('_')) {
-                Some((rest, "s")) if rest.ends_with("gb") => "10^9 bytes per second",
-                Some((_, "us")) => "microseconds",
-                Some((_, "w")) => "watts",
-                Some((_, "hour")) => "US dollars per hour",
-                _ if key.ends_with("efficiency") => "a part of the bandwidth",
-                _ if key == "oversubscription" => "the bandwidth into the level for each that it carries across",
-                _ => "FLOP per second",
-            };
             self.problem("out_of_range", value.span(), format!("{} must be finite and {needed}", shown()), format!("the unit is {unit}"));
         }
     }

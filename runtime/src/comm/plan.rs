@@ -141,7 +141,7 @@ impl ExchangePlan {
     }
 
     /// Bytes read and written to fill a target of `target` bytes.
-    pub(super) fn work(&self, target: usize) -> usize {
+    pub(crate) fn work(&self, target: usize) -> usize {
         self.moved.saturating_mul(2).saturating_add(if self.fill.is_some() { target } else { 0 })
     }
 

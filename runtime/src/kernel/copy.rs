@@ -1,6 +1,7 @@
 //! Moves: reshapes, permutations and slices of one operand.
 
 use partita_ir::rule::Rule;
+use partita_ir::work::{KernelWork, LaneStep};
 
 use super::nest::{Class, Cursor, Nest};
 use super::vector::Lane;
@@ -58,6 +59,14 @@ impl Copy {
         };
         let outer = (0..nest.loops.len()).filter(|index| *index != row && Some(*index) != around).collect();
         Some(Self { nest: nest.clone(), outer, row: line(row), around: around.map_or(single, line) })
+    }
+
+    /// What one run does, of elements of `width` bytes.
+    pub fn work(&self, width: u64) -> KernelWork {
+        let elements = (self.nest.count(&self.outer) * self.row.count * self.around.count) as u64;
+        let lanes = if self.row.operand == 1 { Vec::new() } else { vec![(LaneStep::Turn, elements)] };
+        let serial = elements * width < SERIAL as u64;
+        KernelWork { bytes: 2 * elements * width, lanes, serial, ..KernelWork::default() }
     }
 
     /// Moves all elements.

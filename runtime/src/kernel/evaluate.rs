@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use partita_ir::dtype::DType;
 use partita_ir::random::uniform;
 use partita_ir::scalar::Expr;
+use partita_ir::work::LaneStep;
 
 use super::Launch;
 use super::nest::{Cursor, Nest};
@@ -104,6 +105,11 @@ impl Program {
     /// Lanes of a block at most.
     pub fn width(&self) -> usize {
         self.tile.rows * self.tile.columns
+    }
+
+    /// The tape's steps by kind, on `points` lanes.
+    pub fn steps(&self, points: u64) -> Vec<(LaneStep, u64)> {
+        super::work::steps(&self.tape, &self.nest, &self.tile, points)
     }
 
     /// Blocks of columns.

@@ -7,6 +7,7 @@
 
 use partita_ir::rule::{Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Node, NodeId, Real, Unary};
+use partita_ir::work::Matmul;
 
 use super::nest::{Class, Cursor, Nest};
 use super::vector::Lane;
@@ -71,6 +72,22 @@ impl Gemm {
     /// Multiply-adds.
     fn work(&self) -> usize {
         (0..self.nest.loops.len()).map(|index| self.nest.loops[index].count).product()
+    }
+
+    /// Its sizes, as a product whose result is contiguous along n, and whether one thread does it.
+    pub fn work_shape(&self) -> (Matmul, bool) {
+        let ((m, m_steps), (n, n_steps), (k, k_steps)) = (self.line(self.m), self.line(self.n), self.line(self.k));
+        let calls = (self.nest.count(&self.outer) * self.nest.count(&self.inner)) as u64;
+        // a matrix with nothing to fold is contiguous along what it has
+        let along_k = |steps: [isize; 3], side: usize| k_steps[side] != 0 && k_steps[side].abs() < steps[side].abs();
+        let (left, right) = (along_k(m_steps, 1), along_k(n_steps, 2));
+        let (m, n, k) = (m as u64, n as u64, k as u64);
+        let matmul = if m_steps[0].abs() < n_steps[0].abs() {
+            Matmul { sizes: [n, m, k], calls, left_turned: !right, right_turned: left }
+        } else {
+            Matmul { sizes: [m, n, k], calls, left_turned: !left, right_turned: right }
+        };
+        (matmul, self.work() < SERIAL)
     }
 
     /// Floating-point operations.

@@ -29,6 +29,7 @@ mod tests;
 mod tuple;
 mod vector;
 mod walk;
+mod work;
 
 use partita_ir::dtype::DType;
 use partita_ir::random::{DrawContext, stream};

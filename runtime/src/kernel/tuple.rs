@@ -1,10 +1,12 @@
 //! Folds of rows: (largest, index) and (weighted mean, logsumexp) along the last dimension of the result.
 
 use partita_ir::rule::{Reduce, Rule};
+use partita_ir::work::{KernelWork, LaneStep};
 
 use super::evaluate::{Evaluator, Program};
 use super::nest::{Class, Nest};
 use super::vector::{Lane, Routines};
+use super::work::touched;
 use super::{Launch, range_of};
 
 /// Parts that the rows are cut into; each has a row of its own in the scratch.
@@ -41,6 +43,19 @@ impl TupleFold {
     /// Bytes for three rows of f64 a part.
     pub fn scratch_bytes(&self) -> u64 {
         (PARTS * 3 * self.stride() * size_of::<f64>()) as u64
+    }
+
+    /// What one run does, the result of elements of `width` bytes.
+    pub fn work(&self, width: u64) -> KernelWork {
+        let nest = &self.program.nest;
+        let rows = (nest.count(&self.outer) * nest.count(&self.inner)) as u64;
+        let points = rows * self.row as u64;
+        let starts = rows * nest.count(&self.around) as u64;
+        let mut lanes = self.program.steps(points);
+        // each element is put in its place, made f64 and merged
+        lanes.extend([(LaneStep::ReadFar, points), (LaneStep::Fold, 2 * points), (LaneStep::Exp, 2 * rows)]);
+        let blocks = starts * self.program.n_blocks() as u64;
+        KernelWork { bytes: touched(nest, None, width), rows: starts, blocks, lanes, serial: false, matmul: None }
     }
 
     /// Folds all rows.

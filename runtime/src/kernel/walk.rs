@@ -5,12 +5,14 @@
 //! number (*rows*). Which loop, is estimated from the operands' strides.
 
 use partita_ir::rule::{Reduce, Rule};
+use partita_ir::work::{KernelWork, LaneStep};
 
 use super::choose::Choice;
 use super::evaluate::{Evaluator, Memory, Program};
 use super::lanes::{best_lane, best_tall};
 use super::nest::{Class, Nest};
 use super::vector::{Lane, Routines};
+use super::work::{folding, touched};
 use super::{Launch, range_of};
 
 /// Terms that a lane adds up in its own type before it goes on in f64.
@@ -118,6 +120,25 @@ impl Walk {
             Mode::Rows => "fold rows",
             Mode::Columns => "fold columns",
         }
+    }
+
+    /// What one run does, the result of elements of `width` bytes.
+    pub fn work(&self, width: u64) -> KernelWork {
+        let (outer, inner) = (self.program.nest.count(&self.outer) as u64, self.program.nest.count(&self.inner) as u64);
+        let (n_blocks, points) = (self.program.n_blocks() as u64, self.points as u64);
+        let (rows, blocks) = match self.mode {
+            Mode::Columns => (outer * n_blocks * inner, outer * n_blocks * inner),
+            _ => (outer * inner, outer * inner * n_blocks),
+        };
+        let mut lanes = self.program.steps(points);
+        match self.mode {
+            Mode::Rows => lanes.extend(folding(self.reduce, true, points)),
+            Mode::Columns => lanes.extend(folding(self.reduce, false, points)),
+            _ if self.program.is_result_dense() => {}
+            _ => lanes.push((LaneStep::ReadFar, points)),
+        }
+        let bytes = touched(&self.program.nest, self.program.choice(), width);
+        KernelWork { bytes, rows, blocks, lanes, serial: self.points < SERIAL, matmul: None }
     }
 
     /// Units of work that write different elements of the result.

@@ -110,8 +110,9 @@ fn label(act: &Act, view: &View<'_>, phase: PhaseKind, at: usize) -> String {
     }
 }
 
+/// Does one thing; gives what kind of step received how many bytes.
 #[expect(clippy::too_many_arguments, reason = "the parts of a rank, borrowed apart")]
-fn perform(
+pub(crate) fn perform(
     act: &Act,
     arena: &Arena,
     scratch: &Arena,

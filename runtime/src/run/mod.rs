@@ -5,6 +5,7 @@ mod error;
 pub mod execute;
 pub mod leaf;
 pub mod prepare;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,0 +1,110 @@
+//! What one act takes while so many ranks compute.
+
+use partita_ir::boxing::StepKind;
+use partita_ir::dtype::DType;
+use partita_ir::work::{Act, KernelWork};
+
+use crate::cluster::Cluster;
+use crate::cluster::curves::Curves;
+
+/// The curves that hold for a number of ranks on a device.
+pub(super) struct Costs<'a> {
+    cluster: &'a Cluster,
+    /// Cores that the ranks share.
+    pub cores: u64,
+    /// Curves of ranks with as many threads as these have, by ascending number of ranks.
+    wide: Vec<&'a Curves>,
+    /// Curves of ranks with one thread.
+    narrow: Vec<&'a Curves>,
+}
+
+impl<'a> Costs<'a> {
+    pub(super) fn new(cluster: &'a Cluster, ranks: u64) -> Self {
+        let cores = cluster.device.cores.unwrap_or(ranks).max(1);
+        // as the runtime shares its cores out
+        let threads = (cores / ranks.max(1)).max(1);
+        let with = |threads: u64| {
+            let all = &cluster.device.curves;
+            let nearest = all.iter().map(|curves| curves.threads).min_by_key(|known| known.abs_diff(threads));
+            let mut found: Vec<&Curves> = all.iter().filter(|curves| Some(curves.threads) == nearest).collect();
+            found.sort_by_key(|curves| curves.ranks);
+            found
+        };
+        Self { cluster, cores, wide: with(threads), narrow: with(1) }
+    }
+
+    /// Seconds of an act while `busy` ranks compute, its own among them.
+    pub(super) fn seconds(&self, act: &Act, busy: u64) -> f64 {
+        match act {
+            Act::Kernel(work) => {
+                let curves = if work.serial { &self.narrow } else { &self.wide };
+                among(curves, busy, &|curves| Some(self.kernel(curves, work))).unwrap_or(0.0)
+            }
+            Act::Move(bytes) => {
+                // moves run on one thread
+                among(&self.narrow, busy, &|curves| Some(self.kernel(curves, &KernelWork { bytes: *bytes, ..KernelWork::default() })))
+                    .unwrap_or(0.0)
+            }
+            Act::Collective { kind, members, bytes } => {
+                let key = match kind {
+                    StepKind::AllReduce => "all_reduce",
+                    StepKind::ReduceScatter => "reduce_scatter",
+                    StepKind::AllGather => "all_gather",
+                    _ => "all_to_all",
+                };
+                let n = members.len() as u64;
+                // a meeting works on as many cores as there are; with others at work it has a share of them
+                let crowd = (busy as f64 / self.cores.max(n) as f64).max(1.0);
+                crowd * among(&self.narrow, n, &|curves| time(curves, key, *bytes)).unwrap_or_else(|| self.link(*bytes))
+            }
+            Act::Send { bytes, .. } | Act::Receive { bytes, .. } => {
+                let crowd = (busy as f64 / self.cores as f64).max(1.0);
+                let both = among(&self.narrow, 2, &|curves| time(curves, "send", *bytes)).unwrap_or_else(|| self.link(*bytes));
+                crowd * both / 2.0
+            }
+        }
+    }
+
+    /// `t = latency + bytes / rate` of the device's own link, where there is no curve.
+    fn link(&self, bytes: u64) -> f64 {
+        let link = self.cluster.link(1, self.cluster.ranks());
+        link.latency.0 + bytes as f64 / link.rate.0
+    }
+
+    /// `t = kernel + calls · flops / rate(m, n, k)` of matrix products, else `t = kernel + stream(bytes) + rows · row + blocks · block +
+    /// Σ lanes · step`; what has no curve is the device's roofline.
+    fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
+        let device = &self.cluster.device;
+        let share = (self.cores as f64 / curves.ranks as f64).min(1.0);
+        let start = curves.kernel_us.unwrap_or(device.launch_us) * 1e-6;
+        if let Some(matmul) = &work.matmul {
+            let flops = 2.0 * matmul.sizes.iter().map(|size| *size as f64).product::<f64>() * matmul.calls as f64;
+            return start + flops / curves.matmul(matmul).unwrap_or(device.peak(DType::F32).0 * share);
+        }
+        let stream = time(curves, "stream", work.bytes).unwrap_or(work.bytes as f64 / (device.memory_rate().0 * share));
+        let lanes = work.lanes.iter().map(|(step, lanes)| curves.lane(*step).map_or(0.0, |seconds| seconds.0) * *lanes as f64);
+        let rows = work.rows as f64 * curves.row_ns.unwrap_or(0.0) + work.blocks as f64 * curves.block_ns.unwrap_or(0.0);
+        start + stream + rows * 1e-9 + lanes.sum::<f64>()
+    }
+}
+
+fn time(curves: &Curves, key: &str, bytes: u64) -> Option<f64> {
+    curves.times.get(key)?.at(bytes as f64).map(|seconds| seconds.0)
+}
+
+/// The time at `ranks` ranks from the curves that have one: linear in the ranks between them, behind the last in proportion.
+fn among(curves: &[&Curves], ranks: u64, time: &dyn Fn(&Curves) -> Option<f64>) -> Option<f64> {
+    let mut below: Option<(u64, f64)> = None;
+    for curves in curves {
+        let Some(seconds) = time(curves) else { continue };
+        let here = (curves.ranks, seconds);
+        if here.0 == ranks {
+            return Some(here.1);
+        }
+        if here.0 > ranks {
+            return Some(below.map_or(here.1, |low| low.1 + (here.1 - low.1) * (ranks - low.0) as f64 / (here.0 - low.0) as f64));
+        }
+        below = Some(here);
+    }
+    below.map(|low| low.1 * ranks as f64 / low.0 as f64)
+}

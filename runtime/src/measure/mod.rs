@@ -1,0 +1,241 @@
+//! Measuring this machine with the kernels and collectives that runs use.
+//!
+//! A *crowd* of ranks does the same acts at the same time, as ranks of a run do, and what one go takes is the least of several
+//! tries: other work on the machine only ever makes it longer.
+//!
+//! **Invariant:** nothing is computed here but by the runtime's own kernels and communicators.
+
+mod acts;
+mod crowd;
+
+use std::time::Duration;
+
+use partita_ir::boxing::StepKind;
+use partita_ir::formula::{Formula, lit, random, x};
+use partita_ir::rule::Reduce;
+use partita_ir::scalar::{Binary, Unary};
+use partita_ir::work::{Act, LaneStep};
+
+use acts::{Case, Lies};
+use crowd::Crowd;
+
+/// How much to measure.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// Sizes of the sides of matrix products.
+    pub sizes: Vec<u64>,
+    /// Bytes of streaming kernels and of collectives.
+    pub bytes: Vec<u64>,
+    /// How long a try takes at least.
+    pub window: Duration,
+    /// Tries; the fastest counts.
+    pub tries: usize,
+}
+
+impl Effort {
+    /// Half a minute on two cores.
+    pub fn whole() -> Self {
+        let bytes = vec![4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+        Self { sizes: vec![8, 32, 128, 256, 1024], bytes, window: Duration::from_millis(2), tries: 2 }
+    }
+
+    /// A second or two: figures that are roughly right.
+    pub fn quick() -> Self {
+        let bytes = vec![4 << 10, 64 << 10, 1 << 20, 8 << 20];
+        Self { sizes: vec![16, 128], bytes, window: Duration::from_micros(600), tries: 1 }
+    }
+}
+
+/// What was measured of ranks that all compute.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// How many ranks.
+    pub ranks: usize,
+    /// Threads of each.
+    pub threads: usize,
+    /// Seconds to start a kernel.
+    pub kernel: f64,
+    /// Seconds to start a row of lanes.
+    pub row: f64,
+    /// Seconds to run steps over one more block of lanes.
+    pub block: f64,
+    /// Seconds of a step over one lane.
+    pub lanes: Vec<(LaneStep, f64)>,
+    /// FLOP/s of matrix products, plain, left turned and right turned, by places of m, n and k in the effort's sizes.
+    pub matmul: [Vec<Vec<Vec<f64>>>; 3],
+    /// Seconds that streaming takes beside its arithmetic, by bytes read and written.
+    pub stream: Vec<(u64, f64)>,
+    /// Seconds of collectives of all ranks by their bytes; none of one rank.
+    pub collectives: Vec<(StepKind, Vec<(u64, f64)>)>,
+    /// Seconds to send and receive a message by its bytes; of two ranks alone.
+    pub send: Vec<(u64, f64)>,
+}
+
+/// Lanes of the kernels whose steps are measured: 256 KiB an operand, in a second-level cache.
+const LANES: u64 = 1 << 16;
+/// Rows that take as many lanes in two ways, to tell rows from lanes.
+const SHORT_ROW: u64 = 128;
+const LONG_ROW: u64 = 1024;
+
+/// The numbers of ranks and threads that are worth measuring on a machine of so many cores: up to four ranks, each with one thread and
+/// with its share of the cores.
+pub fn levels(cores: usize) -> Vec<(usize, usize)> {
+    let mut levels: Vec<(usize, usize)> = [1, 2, 4].into_iter().flat_map(|ranks| [(ranks, 1), (ranks, (cores / ranks).max(1))]).collect();
+    levels.sort_unstable();
+    levels.dedup();
+    levels
+}
+
+/// Measures `ranks` ranks of `threads` threads each. Of several threads, rows, blocks and lanes are shared out as they take in `narrow`,
+/// the same ranks with one thread each; what waking the threads costs is in `stream`.
+pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Measured>) -> Measured {
+    let mut cases = Vec::new();
+    let mut add = |case: Case| {
+        cases.push(case);
+        cases.len() - 1
+    };
+    let tiny = add(Case::map(16, x(0) + lit(1.0)));
+    let short = add(Case::rows(LANES / SHORT_ROW, SHORT_ROW));
+    let long = add(Case::rows(LANES / LONG_ROW, LONG_ROW));
+    let plain = add(Case::map(LANES, x(0) + lit(1.5)));
+    let steps: Vec<(LaneStep, f64, usize)> = steps().into_iter().map(|(step, uses, case)| (step, uses, add(case))).collect();
+    let streams: Vec<usize> = effort.bytes.iter().map(|bytes| add(Case::stream(*bytes))).collect();
+    let mut products = Vec::new();
+    for lies in Lies::ALL {
+        for (m, n, k) in cube(&effort.sizes) {
+            products.push(add(Case::matmul(lies, [m, n, k])));
+        }
+    }
+    let kinds = [StepKind::AllReduce, StepKind::AllGather, StepKind::ReduceScatter, StepKind::AllToAll];
+    let bytes: Vec<u64> = [64].into_iter().chain(effort.bytes.iter().copied()).collect();
+    let collectives: Vec<(StepKind, Vec<usize>)> = kinds
+        .into_iter()
+        .filter(|_| ranks > 1)
+        .map(|kind| (kind, bytes.iter().map(|bytes| add(Case::Collective { kind, bytes: *bytes })).collect()))
+        .collect();
+    let sends: Vec<usize> = bytes.iter().filter(|_| ranks == 2).map(|bytes| add(Case::Send { bytes: *bytes })).collect();
+
+    // ranks that outnumber the cores take turns of some milliseconds
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let window = effort.window * u32::try_from((ranks * threads).div_ceil(cores)).unwrap_or(1);
+    let gone = Crowd { ranks, threads, window, tries: effort.tries }.run(&cases);
+
+    let seconds = |case: usize| gone[case].seconds;
+    // a kernel of rows is rows · (row + block) + lanes · arithmetic, in two ways; one of blocks alone tells the block
+    let both = (seconds(short) - seconds(long)).max(0.0) / (LANES / SHORT_ROW - LANES / LONG_ROW) as f64;
+    let arithmetic = ((seconds(long) - seconds(tiny)) / LANES as f64 - both / LONG_ROW as f64).max(1e-12);
+    let blocks = blocks(&gone[plain].acts);
+    let shared = |seconds: f64| seconds / threads as f64;
+    let block = ((seconds(plain) - seconds(tiny) - LANES as f64 * arithmetic) / blocks).clamp(0.0, both.max(1e-10));
+    let (row, block) = narrow.map_or((both - block, block), |narrow| (shared(narrow.row), shared(narrow.block)));
+    let kernel = (seconds(tiny) - row - block).max(0.0);
+    let mut lanes = vec![(LaneStep::Arithmetic, arithmetic)];
+    let known = |lanes: &[(LaneStep, f64)], acts: &[Act], without: Option<LaneStep>| -> f64 {
+        let cost = |step: LaneStep| lanes.iter().find(|known| known.0 == step).map_or(0.0, |known| known.1);
+        let of = |act: &Act| match act {
+            Act::Kernel(work) => {
+                let steps = work.lanes.iter().filter(|(step, _)| Some(*step) != without);
+                kernel + work.rows as f64 * row + work.blocks as f64 * block + steps.map(|(step, n)| cost(*step) * *n as f64).sum::<f64>()
+            }
+            _ => 0.0,
+        };
+        acts.iter().map(of).sum()
+    };
+    for (step, uses, case) in steps {
+        if let Some(narrow) = narrow {
+            lanes = narrow.lanes.iter().map(|(step, seconds)| (*step, shared(*seconds))).collect();
+            break;
+        }
+        let rest = known(&lanes, &gone[case].acts, Some(step));
+        lanes.push((step, ((seconds(case) - rest) / (uses * LANES as f64)).max(0.0)));
+    }
+    let stream = effort.bytes.iter().zip(streams).map(|(bytes, case)| {
+        let acts = &gone[case].acts;
+        let rest = (seconds(case) - known(&lanes, acts, None)) / acts.len() as f64;
+        // no memory is faster than this
+        (*bytes, rest.max(*bytes as f64 / 1e12))
+    });
+    let stream = stream.collect();
+    let mut rates = cube(&effort.sizes).cycle().zip(products).map(|((m, n, k), case)| {
+        let batch = acts::batch([m, n, k]);
+        2.0 * (m * n * k * batch) as f64 / (seconds(case) - kernel).max(1e-9)
+    });
+    let n = effort.sizes.len();
+    let mut grid = || -> Vec<Vec<Vec<f64>>> { (0..n).map(|_| (0..n).map(|_| rates.by_ref().take(n).collect()).collect()).collect() };
+    let matmul = [grid(), grid(), grid()];
+    let bytes_of = |case: usize| match gone[case].acts.first() {
+        Some(Act::Collective { bytes, .. } | Act::Send { bytes, .. }) => *bytes,
+        _ => 0,
+    };
+    let curve = |cases: Vec<usize>, goes: f64| cases.into_iter().map(|case| (bytes_of(case), seconds(case) / goes)).collect();
+    Measured {
+        ranks,
+        threads,
+        kernel,
+        row,
+        block,
+        matmul,
+        stream,
+        collectives: collectives.into_iter().map(|(kind, cases)| (kind, curve(cases, 1.0))).collect(),
+        send: curve(sends, 2.0),
+        lanes,
+    }
+}
+
+/// Kernels that tell the cost of a step, with how often they do it on each lane. Each is known but for its own step.
+fn steps() -> Vec<(LaneStep, f64, Case)> {
+    let map = |formula: Formula| Case::map(LANES, formula);
+    vec![
+        (LaneStep::Divide, 1.0, map(lit(1.5) / x(0))),
+        (LaneStep::Exp, 1.0, map(x(0).exp())),
+        (LaneStep::Log, 1.0, map(x(0).log())),
+        (LaneStep::Tanh, 1.0, map(x(0).tanh())),
+        (LaneStep::Erf, 1.0, map(x(0).unary(Unary::Erf))),
+        (LaneStep::Sine, 1.0, map(x(0).unary(Unary::Sin))),
+        (LaneStep::Power, 1.0, map(x(0).binary(Binary::Pow, lit(1.7)))),
+        (LaneStep::Draw, 1.0, map(x(0) + random(7, vec![0]))),
+        (LaneStep::Read, 1.0, Case::whole_numbers(LANES)),
+        (LaneStep::Fold, 1.0, Case::fold(LANES / LONG_ROW, LONG_ROW, Reduce::Sum)),
+        (LaneStep::ReadFar, 1.0, Case::across(LANES / 256, 256)),
+        (LaneStep::Turn, 1.0, Case::turn(LANES / 256, 256)),
+    ]
+}
+
+fn cube(sizes: &[u64]) -> impl Iterator<Item = (u64, u64, u64)> + Clone {
+    sizes.iter().flat_map(move |m| sizes.iter().flat_map(move |n| sizes.iter().map(move |k| (*m, *n, *k))))
+}
+
+fn blocks(acts: &[Act]) -> f64 {
+    let of = |act: &Act| if let Act::Kernel(work) = act { work.blocks as f64 } else { 0.0 };
+    acts.iter().map(of).sum::<f64>().max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_look_has_figures_of_everything() {
+        let effort = Effort { sizes: vec![16, 48], bytes: vec![4096, 1 << 20], window: Duration::from_micros(10), tries: 1 };
+        let mut narrow = None;
+        for (ranks, threads) in [(1, 1), (1, 2), (2, 1)] {
+            let measured = measure(ranks, threads, &effort, narrow.as_ref().filter(|_| threads > 1));
+            assert_eq!(measured.lanes.len(), LaneStep::ALL.len());
+            let rates: Vec<f64> = measured.matmul.iter().flatten().flatten().flatten().copied().collect();
+            assert!(rates.len() == 24 && rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
+            assert!(measured.stream.iter().all(|(_, seconds)| *seconds > 0.0));
+            assert_eq!(measured.collectives.len(), if ranks > 1 { 4 } else { 0 });
+            let points = measured.collectives.iter().flat_map(|(_, curve)| curve).chain(&measured.send);
+            assert!(points.clone().all(|(bytes, seconds)| *bytes > 0 && *seconds > 0.0));
+            assert!(measured.collectives.iter().all(|(_, curve)| curve.windows(2).all(|pair| pair[0].0 < pair[1].0)));
+            narrow = Some(measured);
+        }
+    }
+
+    #[test]
+    fn levels_have_one_thread_and_all_cores() {
+        assert_eq!(levels(2), [(1, 1), (1, 2), (2, 1), (4, 1)]);
+        assert_eq!(levels(1), [(1, 1), (2, 1), (4, 1)]);
+        assert_eq!(levels(8), [(1, 1), (1, 8), (2, 1), (2, 4), (4, 1), (4, 2)]);
+    }
+}
