@@ -43,7 +43,7 @@ knobs! {
     "flash1 a100", "of the 16-bit peak that FlashAttention 1 reaches forward on A100; 0.3 to 0.5 by Dao 2023", 0.3..0.5, 0.4, AMPERE, |reach, _| &mut reach.flash1;
     "flash1 h100", "the same on Hopper", 0.1..0.7, 0.2, HOPPER, |reach, _| &mut reach.flash1;
     "cudnn h100", "the same of cuDNN's attention on Hopper", 0.2..0.95, 0.6, HOPPER, |reach, _| &mut reach.cudnn;
-    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.7..1.0, 0.8, ANY, |reach, _| &mut reach.attention_backward;
+    "attention backward", "what the backward pass of attention reaches of the forward pass", 0.6..1.0, 0.8, ANY, |reach, _| &mut reach.attention_backward;
     "scores", "times the traffic of passes over scores in memory", 0.5..8.0, 2.0, ANY, |reach, _| &mut reach.scores;
     "misaligned", "of the speed that batched products reach where a side is no multiple of 8", 0.05..1.0, 0.25, ANY, |reach, _| &mut reach.misaligned;
     "data exposed", "of gradients' and parameters' transfers that FSDP leaves exposed", 0.0..1.0, 0.3, &["fsdp", "fsdp-compiled"], |_, stack| &mut stack.data_exposed;

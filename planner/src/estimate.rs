@@ -16,6 +16,7 @@ pub mod kernel_time;
 pub mod pipe;
 pub mod sections;
 pub mod stack;
+mod states;
 pub mod step;
 
 #[cfg(test)]

@@ -50,21 +50,21 @@ pub fn reach(device: &Device) -> Reach {
         };
     }
     let ampere = Reach {
-        gemm: 0.737,
+        gemm: 0.740,
         gemm_fp8: 0.508,
         ramp_k: 32.0,
         memory: 0.85,
-        flash1: 0.384,
+        flash1: 0.429,
         flash2: 0.62,
         cudnn: 0.6,
-        attention_backward: 0.727,
-        scores: 2.345,
-        misaligned: 0.064,
+        attention_backward: 0.644,
+        scores: 2.332,
+        misaligned: 0.063,
     };
     if !hopper && !blackwell {
         return ampere;
     }
-    let hopper = Reach { gemm: 0.621, flash1: 0.212, flash2: 0.36, cudnn: 0.574, ..ampere };
+    let hopper = Reach { gemm: 0.622, flash1: 0.242, flash2: 0.36, cudnn: 0.628, ..ampere };
     // what the best measured product reaches beside Hopper's best (stas00/ml-engineering, accelerator page: H100 0.803 in
     // 16 and 0.709 in 8 bits); other kernels as on Hopper
     let beside = |sixteen: f64, eight: f64| Reach {

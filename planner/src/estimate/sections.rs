@@ -179,10 +179,8 @@ impl<'a> Context<'a> {
             })
             .collect();
         if self.stack.reruns_blocks {
-            for (place, body, groups) in
-                grouped.iter().filter(|body| body.0 == PhaseKind::Forward).map(|(_, place, body, groups)| (place, body, groups))
-            {
-                let left = if self.is_recomputed(body) { self.not_run_again(body) } else { Vec::new() };
+            for (_, place, body, groups) in grouped.iter().filter(|body| body.0 == PhaseKind::Forward) {
+                let left = self.not_run_again(&self.checkpointed(body));
                 let back = sections.iter_mut().find(|section| section.phase == PhaseKind::Backward && section.place == *place);
                 if let Some(back) = back.filter(|_| !left.is_empty()) {
                     let again = groups.iter().filter(|group| group.ops.iter().all(|op| left.contains(op)));
@@ -194,7 +192,17 @@ impl<'a> Context<'a> {
         sections
     }
 
-    /// The operators of a recomputed forward body that the backward pass has no need of: products that it does not run again, and
+    /// What is run again as a whole for the backward pass: a block, or the attention in it that is not one kernel.
+    fn checkpointed(&self, body: &[OpId]) -> Vec<OpId> {
+        let whole = self.is_recomputed(body);
+        let inside = |op: &OpId| {
+            let composite = self.graph.op(*op).composite;
+            composite.is_some_and(|id| self.graph.composites[id.index()].recompute && !super::groups::is_flash(self.graph, id, self.stack))
+        };
+        body.iter().copied().filter(|op| whole || inside(op)).collect()
+    }
+
+    /// The operators of a checkpointed forward body that the backward pass has no need of: products that it does not run again, and
     /// what follows them.
     fn not_run_again(&self, body: &[OpId]) -> Vec<OpId> {
         let product = |op: OpId| super::groups::is_product(&self.rule(op));
@@ -314,16 +322,29 @@ impl<'a> Context<'a> {
         !self.graph.value(self.graph.op(op).result()).ty.dims.iter().any(|axis| self.graph.axis(*axis).role == Role::Batch)
     }
 
-    /// The kernels that a group is: one, and one more where its only work is to add to gradients.
+    /// The kernels that a group is: one, and one more where a flash attention runs again.
     fn kernels(&self, group: &Group, phase: PhaseKind, place: Place) -> Vec<Kernel> {
-        let for_weights = phase == PhaseKind::Backward && group.ops.iter().all(|op| self.gives_weights(*op));
-        let work = match group.kind {
-            Kind::Stream => Work::Stream,
-            Kind::Flash => self.flash(group, phase),
-            Kind::Gemm => self.gemm(group, place),
+        let backward = phase == PhaseKind::Backward;
+        let kernel = |work, ops: &[OpId]| {
+            let scores = |op: &OpId| self.graph.op(*op).class == Class::Attention;
+            Kernel {
+                work,
+                bytes: self.traffic(ops, group),
+                for_weights: backward && ops.iter().all(|op| self.gives_weights(*op)),
+                scores: ops.iter().any(scores) && group.kind != Kind::Flash,
+            }
         };
-        let scores = |op: &OpId| self.graph.op(*op).class == Class::Attention;
-        vec![Kernel { work, bytes: self.traffic(group), for_weights, scores: group.ops.iter().any(scores) && group.kind != Kind::Flash }]
+        let whole = |work| vec![kernel(work, &group.ops)];
+        match group.kind {
+            Kind::Stream => whole(Work::Stream),
+            Kind::Gemm => whole(self.gemm(group, place)),
+            Kind::Flash if backward => {
+                let (again, own) = self.flash_backward(group);
+                let kernels = [(again, PhaseKind::Forward), (own, phase)];
+                kernels.iter().filter(|(ops, _)| !ops.is_empty()).map(|(ops, phase)| kernel(self.flash(ops, *phase), ops)).collect()
+            }
+            Kind::Flash => whole(self.flash(&group.ops, phase)),
+        }
     }
 
     fn gemm(&self, group: &Group, place: Place) -> Work {
@@ -354,9 +375,9 @@ impl<'a> Context<'a> {
         Work::Gemm { m, n, k, batch, weight: weight && matches!(place, Place::Loop(_)) }
     }
 
-    fn flash(&self, group: &Group, phase: PhaseKind) -> Work {
+    fn flash(&self, ops: &[OpId], phase: PhaseKind) -> Work {
         let (mut flops, mut causal) = (0.0, false);
-        for op in &group.ops {
+        for op in ops {
             let (rule, sizes) = self.local(*op);
             if super::groups::is_product(&rule) {
                 flops += 2.0 * sizes.iter().product::<f64>();
@@ -368,14 +389,28 @@ impl<'a> Context<'a> {
         Work::Flash { flops: if causal { flops / 2.0 } else { flops }, backward: phase == PhaseKind::Backward }
     }
 
-    /// Bytes that a group reads from outside and writes for outside. Of a table that is only looked up, the rows that are
+    /// A flash attention of the backward pass: the forward kernel, if its result is needed again, and its own, which works the
+    /// scores out again all the same.
+    fn flash_backward(&self, group: &Group) -> (Vec<OpId>, Vec<OpId>) {
+        let result = |op: &OpId| self.graph.op(*op).result();
+        let is_again = |op: &OpId| self.graph.value(result(op)).name != "grad";
+        let again: Vec<OpId> = group.ops.iter().copied().filter(is_again).collect();
+        if again.iter().filter(|op| super::groups::is_product(&self.rule(**op))).count() < 2 {
+            return (Vec::new(), group.ops.clone());
+        }
+        let reads = |op: &OpId, value: ValueId| self.graph.op(*op).operands.iter().any(|operand| self.aliases.root(*operand) == value);
+        let inner = |op: &OpId| !is_again(op) || group.ops.iter().any(|reader| reads(reader, result(op)));
+        (again, group.ops.iter().copied().filter(inner).collect())
+    }
+
+    /// Bytes that operators of a group read from outside of it and write for outside. Of a table that is only looked up, the rows that are
     /// touched; a weight's gradient is added to what is there.
-    fn traffic(&self, group: &Group) -> f64 {
+    fn traffic(&self, ops: &[OpId], group: &Group) -> f64 {
         let inside: BTreeSet<OpId> = group.ops.iter().copied().collect();
         let made: BTreeSet<ValueId> = group.ops.iter().map(|op| self.graph.op(*op).result()).collect();
         let mut read: BTreeMap<ValueId, f64> = BTreeMap::new();
         let mut written = 0.0;
-        for op in &group.ops {
+        for op in ops {
             let rule = self.rule(*op);
             let result = self.result_bytes(*op);
             let looked_up = rule.looked_up();

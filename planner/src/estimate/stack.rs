@@ -47,8 +47,10 @@ pub enum Regather {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// The parameter that products read.
+    /// The parameter, as it lies at rest.
     pub parameter: f64,
+    /// As it travels between data-parallel ranks, and lies gathered there.
+    pub parameter_sent: f64,
     /// Its gradient while it is accumulated.
     pub gradient: f64,
     /// As it travels between data-parallel ranks.

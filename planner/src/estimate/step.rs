@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, PhaseKind};
-use partita_ir::id::{Id, ValueId};
-use partita_ir::layout::Layout;
+use partita_ir::id::Id;
 use partita_ir::signature::SizedRule;
 
 use super::constants::Reach;
@@ -15,7 +14,8 @@ use super::groups::is_product;
 use super::kernel_time::Pricing;
 use super::pipe::{self, ChunkCost};
 use super::sections::{Chosen, Context, Place, Section, Work};
-use super::stack::{Recipe, Regather, Stack};
+use super::stack::Stack;
+use super::states;
 use crate::cluster::{Cluster, Device};
 use crate::collective::{self, Collective, Spread};
 use crate::layouts::primitives;
@@ -60,14 +60,14 @@ pub struct Prepared {
     /// Weights by place.
     pub weights: BTreeMap<Place, Weights>,
     /// Elements of weights that live before the blocks and are read behind them too.
-    copies: f64,
+    pub(super) copies: f64,
     /// The cut into chunks.
     pub cut: StageCut,
     /// Iterations of each loop in each chunk.
-    chunks: Vec<BTreeMap<usize, f64>>,
+    pub(super) chunks: Vec<BTreeMap<usize, f64>>,
     /// The plan.
     pub setup: Setup,
-    mesh: MeshPlan,
+    pub(super) mesh: MeshPlan,
     /// Who does what in which order.
     orders: Orders,
     /// Bytes handed from stage to stage in each direction.
@@ -157,10 +157,10 @@ pub struct Estimate {
 
 /// Times of one chunk and micro-batch.
 #[derive(Clone, Copy, Debug, Default)]
-struct Times {
-    forward: f64,
-    backward: f64,
-    weights: f64,
+pub(super) struct Times {
+    pub(super) forward: f64,
+    pub(super) backward: f64,
+    pub(super) weights: f64,
     kinds: Breakdown,
 }
 
@@ -198,7 +198,7 @@ impl Prepared {
         chosen: Chosen<'_>,
         setup: Setup,
     ) -> Result<Self, SearchError> {
-        let (weights, copies) = weights(graph, mesh, &chosen);
+        let (weights, copies) = states::weights(graph, mesh, &chosen);
         let context = Context::new(graph, mesh, stack, chosen);
         let sections = context.sections();
         let stages = setup.degrees.pp * setup.vpp;
@@ -259,7 +259,7 @@ impl Prepared {
         })
     }
 
-    fn spreads(&self, on: &On<'_>, axes: &[usize]) -> Vec<Spread> {
+    pub(super) fn spreads(&self, on: &On<'_>, axes: &[usize]) -> Vec<Spread> {
         let mut known = self.spreads.borrow_mut();
         known.entry((on.seen, axes.to_vec())).or_insert_with(|| Spread::of_axes(&on.cluster, &self.mesh.mesh, axes)).clone()
     }
@@ -412,7 +412,7 @@ impl Prepared {
     }
 
     /// The pipeline rank that a chunk lives on.
-    fn rank_of(&self, chunk: usize) -> usize {
+    pub(super) fn rank_of(&self, chunk: usize) -> usize {
         self.orders.placement.rank(chunk as u64) as usize
     }
 
@@ -424,134 +424,6 @@ impl Prepared {
         let link = cluster.link(self.mesh.mesh.ranks(), self.setup.degrees.pp);
         let parts = if stack.sends_parts { self.senders } else { 1.0 };
         link.latency.0 + self.hop_bytes / parts / link.rate.0
-    }
-
-    /// Weights of a pipeline rank by layer: (elements, layers), what is outside of loops counting as a layer each.
-    fn rank_weights(&self, rank: usize) -> (f64, f64, f64) {
-        let count = self.chunks.len();
-        let (mut elements, mut buckets, mut largest) = (0.0, 0.0, 0.0f64);
-        for chunk in (0..count).filter(|chunk| self.rank_of(*chunk) == rank) {
-            for (id, iterations) in &self.chunks[chunk] {
-                let weights = self.weights.get(&Place::Loop(Id::new(*id))).copied().unwrap_or_default();
-                elements += weights.elements * iterations;
-                buckets += iterations;
-                largest = largest.max(weights.elements);
-            }
-            let outer = [(chunk == 0, Place::Before), (chunk + 1 == count, Place::After)];
-            for (_, place) in outer.into_iter().filter(|(here, _)| *here) {
-                let weights = self.weights.get(&place).copied().unwrap_or_default();
-                // a table that is read at both ends lives at both where they are apart
-                let copies = if place == Place::After && count > 1 { self.copies } else { 0.0 };
-                let weights = Weights { elements: weights.elements + copies, ..weights };
-                elements += weights.elements;
-                buckets += f64::from(u8::from(weights.elements > 0.0));
-                largest = largest.max(weights.elements);
-            }
-        }
-        (elements, buckets, largest)
-    }
-
-    fn data_axes(&self) -> Vec<usize> {
-        (0..self.mesh.uses.len()).filter(|axis| matches!(self.mesh.uses[*axis], AxisUse::Data | AxisUse::Context)).collect()
-    }
-
-    fn recipe<'a>(&self, stack: &'a Stack) -> &'a Recipe {
-        stack.recipe(self.setup.precision.word()).unwrap_or_else(|| stack.recipe.values().next().expect("a stack has a recipe"))
-    }
-
-    /// Data-parallel ranks, and those among them that share shards.
-    fn sharers(&self) -> (f64, f64) {
-        let all = self.setup.degrees.dp * self.setup.degrees.cp;
-        let sharing = if self.setup.zero == 0 { 1 } else { self.setup.zero_group.unwrap_or(all).min(all) };
-        (all as f64, sharing as f64)
-    }
-
-    fn data(&self, on: &On<'_>, stack: &Stack, rank: usize, times: &Times) -> Data {
-        let setup = &self.setup;
-        let recipe = self.recipe(stack);
-        let (elements, buckets, _) = self.rank_weights(rank);
-        let (all, sharing) = self.sharers();
-        let axes = self.data_axes();
-        let m = self.mesh.micro_batches as f64;
-        // one collective a layer
-        let spreads = if all > 1.0 { self.spreads(on, &axes) } else { Vec::new() };
-        let within: Vec<Spread> = if sharing < all && sharing > 1.0 {
-            let group: Vec<u64> = self.mesh.mesh.group(0, &axes);
-            vec![Spread::new(&on.cluster, &group[..sharing as usize])]
-        } else {
-            spreads.clone()
-        };
-        let each = |spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64| {
-            let received = bytes / buckets.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
-            let once = spreads.iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max);
-            (once + ranks * stack.ring_us * 1e-6) * buckets
-        };
-        let gradients = elements * recipe.gradient_sent;
-        let parameters = elements * recipe.parameter.min(2.0f64.max(f64::from(u8::from(recipe.parameter > 2.0)) * recipe.parameter));
-        let (mut exposed, mut hidden) = (0.0, 0.0);
-        // what may hide, and the time that there is to hide it under
-        let mut hide = |seconds: f64, window: f64, times: f64| {
-            let shown = if stack.data_overlaps { (stack.data_exposed * seconds).max(seconds - window).min(seconds) } else { seconds };
-            exposed += shown * times;
-            hidden += (seconds - shown) * times;
-        };
-        if all > 1.0 {
-            let back = times.backward + times.weights;
-            match setup.zero {
-                0 => hide(each(&spreads, all, Collective::AllReduce, gradients), back, 1.0),
-                1 => {
-                    if stack.regather == Regather::Broadcast {
-                        hide(each(&spreads, all, Collective::AllReduce, gradients), back, 1.0);
-                    } else {
-                        hide(each(&spreads, all, Collective::ReduceScatter, gradients), back, 1.0);
-                    }
-                }
-                _ => {
-                    hide(each(&within, sharing, Collective::ReduceScatter, gradients), back, m);
-                    if sharing < all {
-                        hide(each(&spreads, all / sharing, Collective::AllReduce, gradients / sharing), back, m);
-                    }
-                }
-            }
-            let gather = each(&within, sharing, Collective::AllGather, parameters);
-            match setup.zero {
-                0 => {}
-                1 if stack.regather == Regather::Broadcast => exposed += gather + sharing * stack.broadcast_ms * 1e-3,
-                1 => hide(gather, times.forward, 1.0),
-                2 => hide(gather, times.forward, m),
-                _ => {
-                    hide(gather, times.forward, m);
-                    if !stack.keeps_gathered {
-                        hide(gather, back, m);
-                    }
-                }
-            }
-        }
-        let shard = if setup.zero == 0 { 1.0 } else { sharing };
-        let bytes = elements / shard * (2.0 * recipe.optimizer + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
-        let optimizer = bytes / on.cluster.device.memory_rate().0;
-        Data { exposed, hidden, optimizer }
-    }
-
-    /// What a pipeline rank holds at its peak.
-    fn memory(&self, stack: &Stack, rank: usize, activations: f64) -> MemoryBreakdown {
-        let recipe = self.recipe(stack);
-        let (_, sharing) = self.sharers();
-        let (elements, _, largest) = self.rank_weights(rank);
-        let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
-        let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter.min(4.0) } else { 0.0 };
-        let places = self.sections.iter().filter(|section| match section.place {
-            Place::Before => self.rank_of(0) == rank,
-            Place::After => self.rank_of(self.chunks.len() - 1) == rank,
-            Place::Loop(_) => true,
-        });
-        MemoryBreakdown {
-            parameters: elements * recipe.parameter / shard(3) + gathered,
-            gradients: elements * recipe.gradient / shard(2),
-            optimizer: elements * recipe.optimizer / shard(1),
-            activations,
-            temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
-        }
     }
 
     /// Bytes that one micro-batch leaves on a chunk for its backward pass.
@@ -569,52 +441,13 @@ impl Prepared {
 }
 
 /// What a pipeline rank runs on.
-struct On<'a> {
+pub(super) struct On<'a> {
     /// The cluster as it sees it.
-    cluster: Cow<'a, Cluster>,
+    pub(super) cluster: Cow<'a, Cluster>,
     /// What its device reaches.
     reach: Reach,
     /// Which of those that differ this is.
     seen: usize,
-}
-
-struct Data {
-    exposed: f64,
-    hidden: f64,
-    optimizer: f64,
-}
-
-/// Elements of each place's weights on the busiest tensor rank: split as the first operator that reads them needs.
-fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (BTreeMap<Place, Weights>, f64) {
-    let mut behind = std::collections::BTreeSet::new();
-    let mut needed: BTreeMap<ValueId, Layout> = BTreeMap::new();
-    let mut place: BTreeMap<ValueId, Place> = BTreeMap::new();
-    for (at, body) in super::sections::bodies(graph, PhaseKind::Forward) {
-        for op in body {
-            let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
-            for (n, operand) in graph.op(op).operands.iter().enumerate() {
-                if let Some(signature) = chosen.signatures.get(&op) {
-                    needed.entry(*operand).or_insert_with(|| rule.operand_layout(n, signature));
-                    place.entry(*operand).or_insert(at);
-                    if at == Place::After {
-                        behind.insert(*operand);
-                    }
-                }
-            }
-        }
-    }
-    let mut out: BTreeMap<Place, Weights> = BTreeMap::new();
-    let mut copies = 0.0;
-    for param in graph.params() {
-        let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
-        let weights = out.entry(*at).or_default();
-        weights.elements += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
-        weights.tensors += 1.0;
-        if *at == Place::Before && behind.contains(&param) {
-            copies += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
-        }
-    }
-    (out, copies)
 }
 
 /// `3 ·` the products of the forward pass over the whole batch, nothing left out for masks.

@@ -105,7 +105,10 @@ fn products_are_those_of_the_formula() {
         ("megatron-2021", 4, 1, Recompute::None),
         ("megatron-2021", 2, 4, Recompute::None),
         ("megatron-2021", 2, 2, Recompute::Full),
-        ("jax", 2, 2, Recompute::Full),
+        ("megatron-2021", 2, 2, Recompute::Selective),
+        ("megatron", 2, 2, Recompute::None),
+        ("megatron", 2, 2, Recompute::Full),
+        ("alpa", 2, 2, Recompute::Full),
     ];
     for (stack, dp, tp, recompute) in cases {
         let plan = Decisions { recompute, ..decisions(dp, tp, 1) };
@@ -114,15 +117,23 @@ fn products_are_those_of_the_formula() {
         for section in &prepared.sections {
             let times = if matches!(section.place, Place::Loop(_)) { layers } else { 1.0 };
             for kernel in &section.kernels {
-                if let Work::Gemm { m, n, k, batch, .. } = kernel.work {
-                    sum += times * 2.0 * m * n * k * batch;
-                }
+                sum += match kernel.work {
+                    Work::Gemm { m, n, k, batch, .. } => times * 2.0 * m * n * k * batch,
+                    // half of it is masked
+                    Work::Flash { flops, .. } => times * 2.0 * flops,
+                    Work::Stream => 0.0,
+                };
             }
         }
         sum *= prepared.micro_batches() as f64 * (dp * tp) as f64;
         let block = batch * layers * s * h * h;
         let again = match (recompute, stack) {
             (Recompute::Full, "megatron-2021") => 24.0 * block * (1.0 + s / (6.0 * h)),
+            // all of attention between its projections
+            (Recompute::Selective, _) => 4.0 * block * s / h,
+            // the backward kernel of flash attention works the scores out once more in any case
+            (Recompute::Full, "megatron") => 24.0 * block * (1.0 + s / (6.0 * h)) + 2.0 * block * s / h,
+            (_, "megatron") => 2.0 * block * s / h,
             // what stops once it has what it needs leaves out the last product of a block
             (Recompute::Full, _) => (16.0 + 4.0 * s / h) * block,
             _ => 0.0,
