@@ -84,6 +84,7 @@ fn curves(measured: &Measured, effort: &Effort) -> Curves {
         kernel_us: Some(measured.kernel * 1e6),
         row_ns: Some(measured.row * 1e9),
         block_ns: Some(measured.block * 1e9),
+        step_ns: Some(measured.step * 1e9),
         lane_ns: measured.lanes.iter().map(|(step, seconds)| (step.word().to_owned(), seconds * 1e9)).collect(),
         sizes: effort.sizes.clone(),
         matmul: LIES.iter().zip(&measured.matmul).map(|(lies, grid)| ((*lies).to_owned(), giga(grid))).collect(),

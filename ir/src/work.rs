@@ -51,6 +51,8 @@ pub struct KernelWork {
     pub rows: u64,
     /// Blocks of lanes that it runs its steps over.
     pub blocks: u64,
+    /// Steps that it runs over blocks, all told.
+    pub steps: u64,
     /// Steps over lanes by kind, and on how many lanes.
     pub lanes: Vec<(LaneStep, u64)>,
     /// Whether it is too small for more than one thread.
@@ -83,8 +85,12 @@ macro_rules! lane_steps {
 }
 
 lane_steps! {
-    /// A sum, product, comparison, choice and the like.
+    /// A sum, product and the like.
     Arithmetic "arithmetic"
+    /// A comparison, or a choice by one.
+    Choose "choose"
+    /// The number of the row or the column.
+    Index "index"
     /// A quotient or a square root.
     Divide "divide"
     /// `e^x`, alone or in a sigmoid.

@@ -29,9 +29,10 @@
 //! [[device.curves]]
 //! ranks = 2                                       # compute at the same time,
 //! threads = 1                                     # each with so many threads; left out: 1
-//! kernel_us = 0.4                                 # starting a kernel, a row of lanes, a block of lanes
+//! kernel_us = 0.4                                 # starting a kernel, a row of lanes, a block of lanes, a step over a block
 //! row_ns = 25
 //! block_ns = 20
+//! step_ns = 30
 //! lane_ns = { arithmetic = 0.04, exp = 0.5 }      # a step over one lane, by kind
 //! sizes = [8, 64, 512]                            # of the sides of matrix products, ascending
 //! matmul_plain_gflop_per_s = [[[…]]]              # by m, n and k: (m k), (k n) -> (m n), all contiguous along the last

@@ -43,6 +43,11 @@ pub fn step(acts: &[Vec<Act>], cluster: &Cluster) -> Option<Price> {
     })
 }
 
+/// Seconds of an act of one of `ranks` ranks while `busy` of them work; none where the cluster has no curves.
+pub fn alone(act: &Act, cluster: &Cluster, ranks: u64, busy: u64) -> Option<f64> {
+    (!cluster.device.curves.is_empty()).then(|| Costs::new(cluster, ranks).seconds(act, busy))
+}
+
 /// Something under way: one rank's act, or a collective of several.
 struct Running<'a> {
     ranks: Vec<usize>,

@@ -7,3 +7,4 @@ pub mod measure;
 pub mod pool;
 pub mod run;
 pub mod store;
+mod wait;

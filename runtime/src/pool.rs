@@ -1,15 +1,17 @@
 //! The threads that one rank computes with.
 //!
-//! A [`Pool`] of n threads is the calling thread and n − 1 helpers that sleep between jobs: many ranks may share few
-//! cores, so nobody spins. A job is a number of parts; threads take the next part until none is left. What a part is
+//! A [`Pool`] of n threads is the calling thread and n − 1 helpers. Between jobs helpers wait awake for a moment if there is a
+//! core for every thread, and sleep then. A job is a number of parts; threads take the next part until none is left. What a part is
 //! never depends on who runs it, so results do not depend on timing.
 #![allow(unsafe_code, reason = "a job borrows from its caller's stack, which outlives it")]
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+
+use crate::wait::{Patience, is_crowded};
 
 /// The threads of one rank; see the module's text.
 pub struct Pool {
@@ -25,6 +27,11 @@ struct Shared {
     idle: Condvar,
     /// The next part that nobody has taken.
     next: AtomicUsize,
+    /// `jobs` and `joined` of the state, for those who wait awake. Written under the lock.
+    jobs: AtomicU64,
+    joined: AtomicUsize,
+    /// Whether threads share cores.
+    crowded: bool,
 }
 
 #[derive(Default)]
@@ -74,7 +81,7 @@ impl Shared {
     }
 
     fn help(&self) {
-        let mut seen = 0;
+        let (mut seen, mut awake) = (0, false);
         let mut state = self.lock();
         loop {
             match state.job {
@@ -82,25 +89,52 @@ impl Shared {
                 Some(job) if state.jobs != seen => {
                     seen = state.jobs;
                     state.joined += 1;
+                    self.joined.store(state.joined, Ordering::Relaxed);
                     drop(state);
                     self.work(job);
                     state = self.lock();
                     state.joined -= 1;
+                    self.joined.store(state.joined, Ordering::Relaxed);
                     if state.joined == 0 {
                         self.idle.notify_one();
                     }
+                    awake = true;
                 }
-                _ => state = self.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+                _ if awake => {
+                    let known = state.jobs;
+                    drop(state);
+                    let mut patience = Patience::new(self.crowded);
+                    // relaxed: only a hint, the lock tells
+                    while self.jobs.load(Ordering::Relaxed) == known && patience.goes_on() {}
+                    awake = self.jobs.load(Ordering::Relaxed) != known;
+                    state = self.lock();
+                }
+                _ => {
+                    state = self.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    awake = true;
+                }
             }
         }
     }
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller's among them; 0 counts as 1.
+    /// A pool of `threads` threads, the caller's among them; 0 counts as 1. The process has no other threads at work.
     pub fn new(threads: usize) -> Self {
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::default()), wake: Condvar::new(), idle: Condvar::new(), next: AtomicUsize::new(0) });
+        Self::beside(threads, 1)
+    }
+
+    /// One of as many pools of `threads` threads as are at work at once.
+    pub fn beside(threads: usize, pools: usize) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::default()),
+            wake: Condvar::new(),
+            idle: Condvar::new(),
+            next: AtomicUsize::new(0),
+            jobs: AtomicU64::new(0),
+            joined: AtomicUsize::new(0),
+            crowded: is_crowded(threads * pools),
+        });
         let helpers = (1..threads)
             .map(|index| {
                 let shared = Arc::clone(&shared);
@@ -136,6 +170,7 @@ impl Pool {
         self.shared.next.store(0, Ordering::Relaxed);
         state.job = Some(job);
         state.jobs += 1;
+        self.shared.jobs.store(state.jobs, Ordering::Relaxed);
         drop(state);
         if n_parts > self.helpers.len() {
             self.shared.wake.notify_all();
@@ -146,6 +181,13 @@ impl Pool {
         // a helper that has not woken yet finds no job: nobody waits for a sleeper
         let mut state = self.shared.lock();
         state.job = None;
+        if state.joined > 0 {
+            drop(state);
+            let mut patience = Patience::new(self.shared.crowded);
+            // relaxed: only a hint, the lock tells
+            while self.shared.joined.load(Ordering::Relaxed) > 0 && patience.goes_on() {}
+            state = self.shared.lock();
+        }
         while state.joined > 0 {
             state = self.shared.idle.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
@@ -158,7 +200,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
+        {
+            let mut state = self.shared.lock();
+            state.closing = true;
+            self.shared.jobs.store(u64::MAX, Ordering::Relaxed);
+        }
         self.shared.wake.notify_all();
         for helper in self.helpers.drain(..) {
             // a helper catches the panics of its parts, and there is nobody left to tell

@@ -24,8 +24,10 @@ pub struct Curves {
     pub kernel_us: Option<f64>,
     /// Nanoseconds to start a row of lanes.
     pub row_ns: Option<f64>,
-    /// Nanoseconds to run the steps over one more block of lanes.
+    /// Nanoseconds to go on to one more block of lanes.
     pub block_ns: Option<f64>,
+    /// Nanoseconds to start a step over a block.
+    pub step_ns: Option<f64>,
     /// Nanoseconds of a step over a lane, by [`LaneStep::word`].
     pub lane_ns: BTreeMap<String, f64>,
     /// Sizes along m, n and k at which matrix products were measured, ascending.
@@ -119,7 +121,9 @@ impl Curves {
     pub fn to_toml(&self) -> String {
         let mut out = format!("[[device.curves]]\nranks = {}\nthreads = {}\n", self.ranks, self.threads);
         let mut line = |key: &str, value: String| writeln!(out, "{key} = {value}").expect("a text takes all that is written");
-        for (key, number) in [("kernel_us", self.kernel_us), ("row_ns", self.row_ns), ("block_ns", self.block_ns)] {
+        for (key, number) in
+            [("kernel_us", self.kernel_us), ("row_ns", self.row_ns), ("block_ns", self.block_ns), ("step_ns", self.step_ns)]
+        {
             if let Some(number) = number {
                 line(key, short(number));
             }

@@ -125,7 +125,6 @@ impl Prepared {
             temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
         }
     }
-
 }
 
 /// Seconds that the states of a pipeline rank take of a step.
@@ -195,4 +194,3 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
     }
     (out, copies)
 }
-

@@ -295,3 +295,28 @@ fn small_models_under_any_pins() {
     }
     assert!(estimated > 60, "{estimated}");
 }
+
+/// 70 layers on 12 stages: embedding and loss weigh, so the ends get fewer.
+#[test]
+fn uneven_layers_leave_less_to_the_ends() {
+    let model = gpt("gpt.partita", &[("layers", "70"), ("batch", "16")]);
+    let given = Model { name: "m", graph: &model.graph, train: model.train, settings: &model.settings };
+    let pins = Pins::parse("dp=1,tp=1,cp=1,pp=12,vpp=1,mbs=1,zero=0,recompute=none").unwrap();
+    let picked = choose(&given, &cluster(&[12]), &Stack::named("megatron").unwrap(), &pins).unwrap();
+    let counts: Vec<u64> = picked.chunks.iter().map(|chunk| chunk.values().sum()).collect();
+    assert_eq!(counts, [5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 5]);
+    assert!(picked.warnings.iter().any(|warning| warning.contains("5 6 6 6")), "{:?}", picked.warnings);
+}
+
+/// A pinned plan that does not fit is told with its figures; an open search where nothing fits is an error.
+#[test]
+fn what_does_not_fit_is_said() {
+    let model = gpt("gpt.partita", &[("layers", "96"), ("hidden", "12288"), ("heads", "96"), ("ffn", "49152"), ("batch", "4")]);
+    let given = Model { name: "m", graph: &model.graph, train: model.train, settings: &model.settings };
+    let (on, megatron) = (cluster(&[4]), Stack::named("megatron").unwrap());
+    let pins = Pins::parse("dp=1,tp=4,cp=1,pp=1,mbs=1,sp=true,zero=0,recompute=full,schedule=1f1b,vpp=1").unwrap();
+    let picked = choose(&given, &on, &megatron, &pins).unwrap();
+    assert!(!picked.fits && picked.warnings.iter().any(|warning| warning.contains("does not fit")), "{:?}", picked.warnings);
+    let open = choose(&given, &on, &megatron, &Pins::default());
+    assert!(matches!(open, Err(crate::search::SearchError::DoesNotFit { .. })), "{open:?}");
+}

@@ -72,7 +72,7 @@ impl<'a> Costs<'a> {
     }
 
     /// `t = kernel + calls · flops / rate(m, n, k)` of matrix products, else `t = kernel + stream(bytes) + rows · row + blocks · block +
-    /// Σ lanes · step`; what has no curve is the device's roofline.
+    /// steps · step + Σ lanes · lane`; what has no curve is the device's roofline.
     fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
         let device = &self.cluster.device;
         let share = (self.cores as f64 / curves.ranks as f64).min(1.0);
@@ -83,8 +83,9 @@ impl<'a> Costs<'a> {
         }
         let stream = time(curves, "stream", work.bytes).unwrap_or(work.bytes as f64 / (device.memory_rate().0 * share));
         let lanes = work.lanes.iter().map(|(step, lanes)| curves.lane(*step).map_or(0.0, |seconds| seconds.0) * *lanes as f64);
-        let rows = work.rows as f64 * curves.row_ns.unwrap_or(0.0) + work.blocks as f64 * curves.block_ns.unwrap_or(0.0);
-        start + stream + rows * 1e-9 + lanes.sum::<f64>()
+        let starts = [(work.rows, curves.row_ns), (work.blocks, curves.block_ns), (work.steps, curves.step_ns)];
+        let starts: f64 = starts.into_iter().map(|(n, ns)| n as f64 * ns.unwrap_or(0.0) * 1e-9).sum();
+        start + stream + starts + lanes.sum::<f64>()
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Price, step};
 use crate::cluster::Cluster;
 
 const FILE: &str = "name = 'x'\n[device]\nkind = 'cpu-core'\ncores = 2\n\
-     [[device.curves]]\nranks = 1\nkernel_us = 1\nrow_ns = 10\nblock_ns = 20\nlane_ns = { exp = 2 }\nsizes = [10, 100]\n\
+     [[device.curves]]\nranks = 1\nkernel_us = 1\nrow_ns = 10\nblock_ns = 20\nstep_ns = 5\nlane_ns = { exp = 2 }\nsizes = [10, 100]\n\
      matmul_plain_gflop_per_s = [[[1, 1], [1, 1]], [[1, 1], [1, 2]]]\nstream_us = [[1000, 1]]\n\
      [[device.curves]]\nranks = 2\nkernel_us = 2\nstream_us = [[1000, 2]]\nall_reduce_us = [[4, 5], [1000, 10]]\nsend_us = [[1000, 4]]\n\
      [[level]]\nname = 'threads'\ncount = 2\n";
@@ -35,9 +35,9 @@ fn all_reduce() -> Act {
 
 #[test]
 fn a_kernel_is_its_start_its_bytes_its_rows_and_its_lanes() {
-    let walk = KernelWork { bytes: 2000, rows: 100, blocks: 50, lanes: vec![(LaneStep::Exp, 1000)], ..KernelWork::default() };
-    // 1 + 2 + 1 + 1 + 2
-    near(price(&[vec![Act::Kernel(walk)]]), [7.0, 0.0, 0.0]);
+    let walk = KernelWork { bytes: 2000, rows: 100, blocks: 50, steps: 200, lanes: vec![(LaneStep::Exp, 1000)], ..KernelWork::default() };
+    // 1 + 2 + 1 + 1 + 1 + 2
+    near(price(&[vec![Act::Kernel(walk)]]), [8.0, 0.0, 0.0]);
     let matmul = Matmul { sizes: [100, 100, 100], calls: 3, left_turned: false, right_turned: false };
     // 1 + 3 · 2e6 FLOP at 2 GFLOP/s
     near(price(&[vec![Act::Kernel(KernelWork { matmul: Some(matmul), ..KernelWork::default() })]]), [3001.0, 0.0, 0.0]);

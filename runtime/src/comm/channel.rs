@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use super::CommError;
-use super::world::{Patience, World, lock};
+use super::world::{World, lock};
 
 /// The queue of one (sender, receiver, channel).
 pub(super) struct Channel {
@@ -67,7 +67,7 @@ impl Channel {
 
     /// Sleeps until `take` finds something. `other` is the rank that can change that.
     fn wait<T>(&self, world: &World, other: usize, take: impl Fn(&mut Queue) -> Option<T>) -> Result<T, CommError> {
-        let mut patience = Patience::default();
+        let mut patience = world.patience();
         loop {
             if let Some(reason) = world.poisoned() {
                 return Err(reason);
@@ -84,7 +84,9 @@ impl Channel {
                 let rank = self.from;
                 return Err(CommError::DoesNotFit(format!("rank {rank} waits for itself on a channel of {} messages", self.capacity)));
             }
-            patience.rest();
+            if !patience.goes_on() {
+                std::thread::park();
+            }
         }
     }
 }

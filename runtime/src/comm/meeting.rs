@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use partita_ir::dtype::DType;
 use partita_ir::rule::Reduce;
 
-use super::world::{Patience, World};
+use super::world::World;
 use super::{CommError, ExchangePlan, merge};
 
 /// Set in `arrived` when a member gave up.
@@ -135,7 +135,7 @@ impl Meeting {
     /// Sleeps until the meeting that was `waiting` is over, and helps while tasks are open.
     fn wait(&self, world: &World, position: usize, waiting: u64, scratch: &mut Vec<u8>) -> Result<(), CommError> {
         let mut may_withdraw = true;
-        let mut patience = Patience::default();
+        let mut patience = world.patience();
         loop {
             let phase = self.phase.load(Ordering::Acquire);
             if phase > waiting + 1 {
@@ -158,7 +158,9 @@ impl Meeting {
                 }
                 continue;
             }
-            patience.rest();
+            if !patience.goes_on() {
+                std::thread::park();
+            }
         }
     }
 

@@ -55,7 +55,8 @@ impl TupleFold {
         // each element is put in its place, made f64 and merged
         lanes.extend([(LaneStep::ReadFar, points), (LaneStep::Fold, 2 * points), (LaneStep::Exp, 2 * rows)]);
         let blocks = starts * self.program.n_blocks() as u64;
-        KernelWork { bytes: touched(nest, None, width), rows: starts, blocks, lanes, serial: false, matmul: None }
+        let steps = blocks * lanes.len() as u64;
+        KernelWork { bytes: touched(nest, None, width), rows: starts, blocks, steps, lanes, serial: false, matmul: None }
     }
 
     /// Folds all rows.

@@ -138,7 +138,8 @@ impl Walk {
             _ => lanes.push((LaneStep::ReadFar, points)),
         }
         let bytes = touched(&self.program.nest, self.program.choice(), width);
-        KernelWork { bytes, rows, blocks, lanes, serial: self.points < SERIAL, matmul: None }
+        let steps = blocks * lanes.len() as u64;
+        KernelWork { bytes, rows, blocks, steps, lanes, serial: self.points < SERIAL, matmul: None }
     }
 
     /// Units of work that write different elements of the result.

@@ -58,6 +58,10 @@ pub(super) fn steps(tape: &Tape, nest: &Nest, tile: &Tile, points: u64) -> Vec<(
         }),
         VectorOp::Binary(Binary::Div, ..) => Some(LaneStep::Divide),
         VectorOp::Binary(Binary::Pow, ..) => Some(LaneStep::Power),
+        VectorOp::Binary(Binary::Max | Binary::Min | Binary::Lt | Binary::Le | Binary::Eq | Binary::Ne, ..) | VectorOp::Select(..) => {
+            Some(LaneStep::Choose)
+        }
+        VectorOp::Row | VectorOp::Column => Some(LaneStep::Index),
         _ => Some(LaneStep::Arithmetic),
     };
     tape.vectors.iter().filter_map(|step| kind(&step.op)).map(|kind| (kind, points)).collect()

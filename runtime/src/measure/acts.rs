@@ -73,9 +73,9 @@ impl Case {
         Self::kernel(&[n], &[&[0]], &[0], None, &formula)
     }
 
-    /// One whose lanes come in rows: `x[r, c] * y[r]`.
-    pub fn rows(rows: u64, columns: u64) -> Case {
-        Self::kernel(&[rows, columns], &[&[0, 1], &[0]], &[0, 1], None, &(x(0) * x(1)))
+    /// One whose lanes come in rows: of `x[r, c]` and `y[r]`.
+    pub fn rows(rows: u64, columns: u64, formula: Formula) -> Case {
+        Self::kernel(&[rows, columns], &[&[0, 1], &[0]], &[0, 1], None, &formula)
     }
 
     /// One that reads whole numbers.

@@ -118,7 +118,7 @@ impl Crowd {
     }
 
     fn rank(&self, communicator: ThreadCommunicator, cases: &[Case], stage: &Stage) -> Vec<Vec<Work>> {
-        let (arena, scratch, pool) = (Arena::new(ARENA), Arena::new(SCRATCH), Pool::new(self.threads));
+        let (arena, scratch, pool) = (Arena::new(ARENA), Arena::new(SCRATCH), Pool::beside(self.threads, self.ranks));
         // as many pages as elements, none of them the system's page of zeros; small whole numbers where read as such
         arena.bytes_of(0, ARENA).chunks_exact_mut(4).enumerate().for_each(|(n, bytes)| {
             bytes.copy_from_slice(&(0.5 + (n % 64) as f32 / 64.0).to_ne_bytes());

@@ -11,7 +11,7 @@ mod crowd;
 use std::time::Duration;
 
 use partita_ir::boxing::StepKind;
-use partita_ir::formula::{Formula, lit, random, x};
+use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::rule::Reduce;
 use partita_ir::scalar::{Binary, Unary};
 use partita_ir::work::{Act, LaneStep};
@@ -57,8 +57,10 @@ pub struct Measured {
     pub kernel: f64,
     /// Seconds to start a row of lanes.
     pub row: f64,
-    /// Seconds to run steps over one more block of lanes.
+    /// Seconds to go on to one more block of lanes.
     pub block: f64,
+    /// Seconds to start a step over a block.
+    pub step: f64,
     /// Seconds of a step over one lane.
     pub lanes: Vec<(LaneStep, f64)>,
     /// FLOP/s of matrix products, plain, left turned and right turned, by places of m, n and k in the effort's sizes.
@@ -76,6 +78,8 @@ const LANES: u64 = 1 << 16;
 /// Rows that take as many lanes in two ways, to tell rows from lanes.
 const SHORT_ROW: u64 = 128;
 const LONG_ROW: u64 = 1024;
+/// Steps of the kernels that tell steps from what a block takes beside.
+const MORE: usize = 9;
 
 /// The numbers of ranks and threads that are worth measuring on a machine of so many cores: up to four ranks, each with one thread and
 /// with its share of the cores.
@@ -95,8 +99,9 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
         cases.len() - 1
     };
     let tiny = add(Case::map(16, x(0) + lit(1.0)));
-    let short = add(Case::rows(LANES / SHORT_ROW, SHORT_ROW));
-    let long = add(Case::rows(LANES / LONG_ROW, LONG_ROW));
+    let sum = |n: usize| (1..n).fold(x(0) + x(1), |sum, n| sum + x(n % 2));
+    let [short, short_more] = [1, MORE].map(|n| add(Case::rows(LANES / SHORT_ROW, SHORT_ROW, sum(n))));
+    let [long, long_more] = [1, MORE].map(|n| add(Case::rows(LANES / LONG_ROW, LONG_ROW, sum(n))));
     let plain = add(Case::map(LANES, x(0) + lit(1.5)));
     let steps: Vec<(LaneStep, f64, usize)> = steps().into_iter().map(|(step, uses, case)| (step, uses, add(case))).collect();
     let streams: Vec<usize> = effort.bytes.iter().map(|bytes| add(Case::stream(*bytes))).collect();
@@ -121,33 +126,41 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
     let gone = Crowd { ranks, threads, window, tries: effort.tries }.run(&cases);
 
     let seconds = |case: usize| gone[case].seconds;
-    // a kernel of rows is rows · (row + block) + lanes · arithmetic, in two ways; one of blocks alone tells the block
-    let both = (seconds(short) - seconds(long)).max(0.0) / (LANES / SHORT_ROW - LANES / LONG_ROW) as f64;
-    let arithmetic = ((seconds(long) - seconds(tiny)) / LANES as f64 - both / LONG_ROW as f64).max(1e-12);
-    let blocks = blocks(&gone[plain].acts);
+    // what one more step takes is lanes · arithmetic + blocks · step, for short blocks and for long ones
+    let blocks = |case: usize| blocks(&gone[case].acts);
+    let more = |few: usize, many: usize| (seconds(many) - seconds(few)) / (MORE - 1) as f64;
+    let (of_short, of_long) = (more(short, short_more), more(long, long_more));
+    let step = ((of_short - of_long) / (blocks(short) - blocks(long)).max(1.0)).max(0.0);
+    let arithmetic = ((of_long - blocks(long) * step) / LANES as f64).max(1e-12);
+    // what a row and its block take beside, and what a block alone does
+    let fewer = (blocks(short) - blocks(long)).max(1.0);
+    let both = ((seconds(short) - seconds(long)) / fewer - step).max(0.0);
+    let own = seconds(plain) - seconds(tiny) - LANES as f64 * arithmetic;
+    let block = (own / blocks(plain) - step).clamp(0.0, both);
     let shared = |seconds: f64| seconds / threads as f64;
-    let block = ((seconds(plain) - seconds(tiny) - LANES as f64 * arithmetic) / blocks).clamp(0.0, both.max(1e-10));
-    let (row, block) = narrow.map_or((both - block, block), |narrow| (shared(narrow.row), shared(narrow.block)));
-    let kernel = (seconds(tiny) - row - block).max(0.0);
+    let (row, block, step) =
+        narrow.map_or((both - block, block, step), |narrow| (shared(narrow.row), shared(narrow.block), shared(narrow.step)));
+    let kernel = (seconds(tiny) - row - block - step).max(0.0);
     let mut lanes = vec![(LaneStep::Arithmetic, arithmetic)];
     let known = |lanes: &[(LaneStep, f64)], acts: &[Act], without: Option<LaneStep>| -> f64 {
-        let cost = |step: LaneStep| lanes.iter().find(|known| known.0 == step).map_or(0.0, |known| known.1);
+        let cost = |kind: LaneStep| lanes.iter().find(|known| known.0 == kind).map_or(0.0, |known| known.1);
         let of = |act: &Act| match act {
             Act::Kernel(work) => {
-                let steps = work.lanes.iter().filter(|(step, _)| Some(*step) != without);
-                kernel + work.rows as f64 * row + work.blocks as f64 * block + steps.map(|(step, n)| cost(*step) * *n as f64).sum::<f64>()
+                let steps = work.lanes.iter().filter(|(kind, _)| Some(*kind) != without);
+                let starts = work.rows as f64 * row + work.blocks as f64 * block + work.steps as f64 * step;
+                kernel + starts + steps.map(|(kind, n)| cost(*kind) * *n as f64).sum::<f64>()
             }
             _ => 0.0,
         };
         acts.iter().map(of).sum()
     };
-    for (step, uses, case) in steps {
+    for (kind, uses, case) in steps {
         if let Some(narrow) = narrow {
-            lanes = narrow.lanes.iter().map(|(step, seconds)| (*step, shared(*seconds))).collect();
+            lanes = narrow.lanes.iter().map(|(kind, seconds)| (*kind, shared(*seconds))).collect();
             break;
         }
-        let rest = known(&lanes, &gone[case].acts, Some(step));
-        lanes.push((step, ((seconds(case) - rest) / (uses * LANES as f64)).max(0.0)));
+        let rest = known(&lanes, &gone[case].acts, Some(kind));
+        lanes.push((kind, ((seconds(case) - rest) / (uses * LANES as f64)).max(0.0)));
     }
     let stream = effort.bytes.iter().zip(streams).map(|(bytes, case)| {
         let acts = &gone[case].acts;
@@ -174,6 +187,7 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
         kernel,
         row,
         block,
+        step,
         matmul,
         stream,
         collectives: collectives.into_iter().map(|(kind, cases)| (kind, curve(cases, 1.0))).collect(),
@@ -186,6 +200,8 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
 fn steps() -> Vec<(LaneStep, f64, Case)> {
     let map = |formula: Formula| Case::map(LANES, formula);
     vec![
+        (LaneStep::Choose, 2.0, map(x(0).at_most(lit(1.0)).select(x(0), lit(2.0)))),
+        (LaneStep::Index, 1.0, map(x(0) + index(0))),
         (LaneStep::Divide, 1.0, map(lit(1.5) / x(0))),
         (LaneStep::Exp, 1.0, map(x(0).exp())),
         (LaneStep::Log, 1.0, map(x(0).log())),

@@ -93,7 +93,7 @@ impl Rank<'_> {
 }
 
 /// What a profile calls an act.
-fn label(act: &Act, view: &View<'_>, phase: PhaseKind, at: usize) -> String {
+pub(super) fn label(act: &Act, view: &View<'_>, phase: PhaseKind, at: usize) -> String {
     use partita_ir::program::Instruction;
     match act {
         Act::Kernel { kernel, .. } => match &view.role.section(phase)[at] {

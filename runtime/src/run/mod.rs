@@ -334,7 +334,7 @@ impl Shared<'_> {
         let mut worker = Rank {
             arena: Arena::new(view.role.arena_bytes as usize),
             scratch: Arena::new(scratch),
-            pool: Pool::new(self.threads),
+            pool: Pool::beside(self.threads, self.ranks),
             view,
             prepared,
             communicator,

@@ -8,7 +8,7 @@ use super::{Bound, Place, Reader, as_f64};
 use crate::cluster::curves::{Curve, Curves, LIES, TIMED};
 
 /// The keys of a table of curves whose values are numbers or tables.
-const PLAIN: &[&str] = &["ranks", "threads", "kernel_us", "row_ns", "block_ns", "lane_ns", "sizes"];
+const PLAIN: &[&str] = &["ranks", "threads", "kernel_us", "row_ns", "block_ns", "step_ns", "lane_ns", "sizes"];
 
 impl Reader<'_> {
     /// The optional list of tables `curves` of a device.
@@ -38,7 +38,13 @@ impl Reader<'_> {
             self.whole(place, "ranks", Bound::Positive, &mut curves.ranks);
         }
         self.whole(place, "threads", Bound::Positive, &mut curves.threads);
-        for (key, field) in [("kernel_us", &mut curves.kernel_us), ("row_ns", &mut curves.row_ns), ("block_ns", &mut curves.block_ns)] {
+        let starts = [
+            ("kernel_us", &mut curves.kernel_us),
+            ("row_ns", &mut curves.row_ns),
+            ("block_ns", &mut curves.block_ns),
+            ("step_ns", &mut curves.step_ns),
+        ];
+        for (key, field) in starts {
             if place.table.contains_key(key) {
                 self.number(place, key, Bound::NotNegative, field.insert(0.0));
             }
