@@ -42,7 +42,7 @@ fn file(measured: &[Measured], effort: &Effort, cores: usize, ranks: u64) -> Str
     let alone = &measured[0];
     let full = measured.iter().rfind(|m| m.threads == 1 && m.ranks <= cores).unwrap_or(alone);
     let peak = alone.matmul.iter().flatten().flatten().flatten().copied().fold(0.0, f64::max);
-    let stream = full.stream.last().map_or(1.0, |(bytes, seconds)| *bytes as f64 / seconds / 1e9);
+    let stream = full.reuse.last().map_or(1.0, |(_, seconds)| 1_048_576.0 / seconds / 1e9);
     let memory = memory_bytes() / ranks;
     let mut out = format!(
         "# This machine as `partita profile` found it, {cores} cores. Measure again on another one.\nname = \"profile\"\n\n[device]\n\
@@ -88,7 +88,7 @@ fn curves(measured: &Measured, effort: &Effort) -> Curves {
         lane_ns: measured.lanes.iter().map(|(step, seconds)| (step.word().to_owned(), seconds * 1e9)).collect(),
         sizes: effort.sizes.clone(),
         matmul: LIES.iter().zip(&measured.matmul).map(|(lies, grid)| ((*lies).to_owned(), giga(grid))).collect(),
-        times: [("stream", &measured.stream)]
+        times: [("reuse", &measured.reuse)]
             .into_iter()
             .chain(named)
             .chain(send)

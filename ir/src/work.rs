@@ -47,6 +47,8 @@ pub struct KernelWork {
     pub matmul: Option<Matmul>,
     /// Bytes of elements that it reads and writes, each once; 0 of matrix products.
     pub bytes: u64,
+    /// Its operands and its result, where the memory of a whole step is known.
+    pub reuse: Vec<Reuse>,
     /// Rows of lanes that it starts.
     pub rows: u64,
     /// Blocks of lanes that it runs its steps over.
@@ -57,6 +59,15 @@ pub struct KernelWork {
     pub lanes: Vec<(LaneStep, u64)>,
     /// Whether it is too small for more than one thread.
     pub serial: bool,
+}
+
+/// Memory that an act uses, and how much else its rank used since it last did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Bytes of everything that was used since, itself among it.
+    pub distance: u64,
 }
 
 /// Matrix products of one shape: (m k), (k n) -> (m n), the result contiguous along n.
@@ -93,8 +104,10 @@ lane_steps! {
     Index "index"
     /// A quotient or a square root.
     Divide "divide"
-    /// `e^x`, alone or in a sigmoid.
+    /// `e^x`.
     Exp "exp"
+    /// A sigmoid.
+    Sigmoid "sigmoid"
     /// A logarithm.
     Log "log"
     /// A hyperbolic tangent.

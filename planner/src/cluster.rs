@@ -38,7 +38,7 @@
 //! matmul_plain_gflop_per_s = [[[…]]]              # by m, n and k: (m k), (k n) -> (m n), all contiguous along the last
 //! matmul_left_turned_gflop_per_s = [[[…]]]        # the left matrix contiguous along m
 //! matmul_right_turned_gflop_per_s = [[[…]]]       # the right one along k
-//! stream_us = [[16384, 0.5], [1048576, 60]]       # bytes that elementwise kernels read and write, and what their arithmetic leaves
+//! reuse_us = [[262144, 12], [67108864, 50]]       # a MiB read and written, by the bytes that were used since it was last used
 //! all_reduce_us = [[4, 3], [1048576, 200]]        # of `ranks` members; bytes of the buffer
 //! all_gather_us = [[4, 3], [1048576, 200]]        # and `reduce_scatter_us`, `all_to_all_us`: bytes that a member reads and writes
 //! send_us = [[4, 3], [1048576, 200]]              # sent and received; bytes of the message

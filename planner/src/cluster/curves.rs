@@ -10,8 +10,9 @@ use crate::units::Seconds;
 
 /// How the matrices of a product lie: the keys of [`Curves::matmul`], each `matmul_KEY_gflop_per_s` in the file.
 pub const LIES: [&str; 3] = ["plain", "left_turned", "right_turned"];
-/// What is timed by bytes: the keys of [`Curves::times`], each `KEY_us` in the file.
-pub const TIMED: [&str; 6] = ["stream", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"];
+/// What is timed by bytes: the keys of [`Curves::times`], each `KEY_us` in the file. `reuse` is the time to read and write a MiB, by
+/// the bytes that were used since each was last used.
+pub const TIMED: [&str; 6] = ["reuse", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"];
 
 /// Curves of a device while `ranks` ranks compute, each with `threads` threads. What is missing was not measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,14 @@ impl Curve {
             y0 + (y1 - y0) * (bytes - x0 as f64) / (x1 - x0) as f64
         };
         Some(Seconds::from_us(us))
+    }
+}
+
+impl Curve {
+    /// The value at `at`: linear between points, and beyond the ends that of the end.
+    pub fn level(&self, at: f64) -> Option<Seconds> {
+        let (first, last) = (self.0.first()?, self.0.last()?);
+        self.at(at.clamp(first.0 as f64, last.0 as f64))
     }
 }
 

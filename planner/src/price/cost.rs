@@ -2,7 +2,7 @@
 
 use partita_ir::boxing::StepKind;
 use partita_ir::dtype::DType;
-use partita_ir::work::{Act, KernelWork};
+use partita_ir::work::{Act, KernelWork, Reuse};
 
 use crate::cluster::Cluster;
 use crate::cluster::curves::Curves;
@@ -71,23 +71,43 @@ impl<'a> Costs<'a> {
         link.latency.0 + bytes as f64 / link.rate.0
     }
 
-    /// `t = kernel + calls · flops / rate(m, n, k)` of matrix products, else `t = kernel + stream(bytes) + rows · row + blocks · block +
-    /// steps · step + Σ lanes · lane`; what has no curve is the device's roofline.
+    /// `t = kernel + calls · flops / rate(m, n, k) + Σ bytes · (reuse − nearest)` of matrix products, whose rates are those of matrices
+    /// in the nearest cache, else `t = kernel + max(Σ bytes · reuse, rows · row + blocks · block + steps · step + Σ lanes · lane)`: what
+    /// computes little waits for memory, what computes much is fed ahead. What has no curve is the device's roofline.
     fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
         let device = &self.cluster.device;
         let share = (self.cores as f64 / curves.ranks as f64).min(1.0);
         let start = curves.kernel_us.unwrap_or(device.launch_us) * 1e-6;
+        let memory = |nearest: f64| -> f64 {
+            let reuse = curves.times.get("reuse");
+            let of = |used: &Reuse| match reuse.and_then(|curve| curve.level(used.distance as f64)) {
+                Some(seconds) => used.bytes as f64 / MIB * (seconds.0 - nearest).max(0.0),
+                None => used.bytes as f64 / (device.memory_rate().0 * share),
+            };
+            // what a table that is looked up has is not all read
+            let all: u64 = work.reuse.iter().map(|used| used.bytes).sum();
+            match (work.matmul, work.reuse.is_empty()) {
+                (Some(_), _) => work.reuse.iter().map(of).sum(),
+                (None, true) => of(&Reuse { bytes: work.bytes, distance: UNKNOWN }),
+                (None, false) => work.reuse.iter().map(of).sum::<f64>() * (work.bytes as f64 / all.max(1) as f64).min(1.0),
+            }
+        };
         if let Some(matmul) = &work.matmul {
             let flops = 2.0 * matmul.sizes.iter().map(|size| *size as f64).product::<f64>() * matmul.calls as f64;
-            return start + flops / curves.matmul(matmul).unwrap_or(device.peak(DType::F32).0 * share);
+            let nearest = curves.times.get("reuse").and_then(|curve| curve.level(0.0)).map_or(f64::INFINITY, |seconds| seconds.0);
+            let away = if nearest.is_finite() { memory(nearest) } else { 0.0 };
+            return start + flops / curves.matmul(matmul).unwrap_or(device.peak(DType::F32).0 * share) + away;
         }
-        let stream = time(curves, "stream", work.bytes).unwrap_or(work.bytes as f64 / (device.memory_rate().0 * share));
         let lanes = work.lanes.iter().map(|(step, lanes)| curves.lane(*step).map_or(0.0, |seconds| seconds.0) * *lanes as f64);
         let starts = [(work.rows, curves.row_ns), (work.blocks, curves.block_ns), (work.steps, curves.step_ns)];
         let starts: f64 = starts.into_iter().map(|(n, ns)| n as f64 * ns.unwrap_or(0.0) * 1e-9).sum();
-        start + stream + starts + lanes.sum::<f64>()
+        start + memory(0.0).max(starts + lanes.sum::<f64>())
     }
 }
+
+/// Bytes used since, where it is not known: most of what a step reads was made a moment before, or long ago.
+const UNKNOWN: u64 = 16 << 20;
+const MIB: f64 = 1_048_576.0;
 
 fn time(curves: &Curves, key: &str, bytes: u64) -> Option<f64> {
     curves.times.get(key)?.at(bytes as f64).map(|seconds| seconds.0)

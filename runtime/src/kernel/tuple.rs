@@ -56,7 +56,7 @@ impl TupleFold {
         lanes.extend([(LaneStep::ReadFar, points), (LaneStep::Fold, 2 * points), (LaneStep::Exp, 2 * rows)]);
         let blocks = starts * self.program.n_blocks() as u64;
         let steps = blocks * lanes.len() as u64;
-        KernelWork { bytes: touched(nest, None, width), rows: starts, blocks, steps, lanes, serial: false, matmul: None }
+        KernelWork { bytes: touched(nest, None, width), rows: starts, blocks, steps, lanes, ..KernelWork::default() }
     }
 
     /// Folds all rows.

@@ -139,7 +139,7 @@ impl Walk {
         }
         let bytes = touched(&self.program.nest, self.program.choice(), width);
         let steps = blocks * lanes.len() as u64;
-        KernelWork { bytes, rows, blocks, steps, lanes, serial: self.points < SERIAL, matmul: None }
+        KernelWork { bytes, rows, blocks, steps, lanes, serial: self.points < SERIAL, ..KernelWork::default() }
     }
 
     /// Units of work that write different elements of the result.

@@ -48,7 +48,8 @@ pub(super) fn steps(tape: &Tape, nest: &Nest, tile: &Tile, points: u64) -> Vec<(
         VectorOp::Read(n) => Some(if lane.step(1 + n).abs() < FAR { LaneStep::Read } else { LaneStep::ReadFar }),
         VectorOp::Draw(_) => Some(LaneStep::Draw),
         VectorOp::Unary(op, _) => Some(match op {
-            Unary::Exp | Unary::Sigmoid => LaneStep::Exp,
+            Unary::Exp => LaneStep::Exp,
+            Unary::Sigmoid => LaneStep::Sigmoid,
             Unary::Log => LaneStep::Log,
             Unary::Tanh => LaneStep::Tanh,
             Unary::Erf => LaneStep::Erf,

@@ -14,8 +14,12 @@ use crate::run::prepare::{Act, Place};
 
 /// Bytes of a rank's arena: more than a last-level cache has for it.
 pub(super) const ARENA: usize = 64 << 20;
-/// Multiply-adds of a measured product at least; smaller ones are measured in batches.
+/// Multiply-adds of a measured product at least; smaller ones are measured in batches,
 const MACS: u64 = 1 << 25;
+/// as far as their matrices stay in a second-level cache.
+const HOT: u64 = 1 << 19;
+/// Bytes of a kernel that tells what memory takes, at most.
+const SWEPT: u64 = 1 << 20;
 /// Where the second and the third buffer of a kernel begin.
 const SECOND: usize = ARENA / 4;
 const THIRD: usize = ARENA / 2;
@@ -33,8 +37,14 @@ impl Lies {
 }
 
 /// Products of a shape that are measured together.
-pub(super) fn batch(sizes: [u64; 3]) -> u64 {
-    (MACS / sizes.iter().product::<u64>()).clamp(1, 1 << 13)
+pub(super) fn batch([m, n, k]: [u64; 3]) -> u64 {
+    let bytes = 4 * (m * k + k * n + m * n);
+    (MACS / (m * n * k)).min(HOT / bytes).clamp(1, 1 << 13)
+}
+
+/// Bytes that each kernel of a sweep reads and writes.
+pub(super) fn swept(distance: u64) -> u64 {
+    SWEPT.min(distance)
 }
 
 /// A kernel, or what passes between ranks.
@@ -43,8 +53,8 @@ pub(super) enum Case {
         rule: Rule,
         sizes: Vec<u64>,
         dtypes: Vec<DType>,
-        /// Runs over the whole arena, each run reading what the last one wrote.
-        chain: bool,
+        /// Runs over so many bytes before it comes back to some; 0 runs in one place.
+        sweep: u64,
     },
     Collective {
         kind: StepKind,
@@ -65,7 +75,7 @@ impl Case {
             reduce,
             expr: formula.expr(),
         };
-        Case::Kernel { dtypes: vec![DType::F32; operands.len()], rule, sizes: sizes.to_vec(), chain: false }
+        Case::Kernel { dtypes: vec![DType::F32; operands.len()], rule, sizes: sizes.to_vec(), sweep: 0 }
     }
 
     /// An elementwise kernel of one operand.
@@ -102,11 +112,11 @@ impl Case {
         Self::kernel(&[rows, columns], &[&[1, 0]], &[0, 1], None, &x(0))
     }
 
-    /// An elementwise kernel that reads and writes `bytes` bytes in all.
-    pub fn stream(bytes: u64) -> Case {
-        let mut case = Self::map(bytes / 8, x(0) * lit(1.0000001));
-        if let Case::Kernel { chain, .. } = &mut case {
-            *chain = true;
+    /// Elementwise kernels that come back to the same memory after `distance` bytes, as [`swept`] bytes each.
+    pub fn sweep(distance: u64) -> Case {
+        let mut case = Self::map(swept(distance) / 8, x(0) * lit(1.0000001));
+        if let Case::Kernel { sweep, .. } = &mut case {
+            *sweep = distance;
         }
         case
     }
@@ -121,7 +131,7 @@ impl Case {
     /// The acts of one go.
     pub fn acts(&self, communicator: &dyn Communicator) -> Vec<Act> {
         match self {
-            Case::Kernel { rule, sizes, dtypes, chain } => kernel(rule, sizes, dtypes, *chain),
+            Case::Kernel { rule, sizes, dtypes, sweep } => kernel(rule, sizes, dtypes, *sweep as usize),
             Case::Collective { kind, bytes } => vec![collective(communicator, *kind, *bytes as usize)],
             Case::Send { bytes } => {
                 let place = Place { offset: 0, bytes: *bytes as usize };
@@ -135,7 +145,7 @@ impl Case {
     }
 }
 
-fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], chain: bool) -> Vec<Act> {
+fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], sweep: usize) -> Vec<Act> {
     let shape = |access: &Access| -> Vec<u64> { access.iter().map(|dim| sizes[dim.terms[0].factor]).collect() };
     let bytes = |access: &Access| 4 * shape(access).iter().product::<u64>() as usize;
     let kernel = Arc::new(Kernel::prepare(&LaunchSpec {
@@ -153,10 +163,11 @@ fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], chain: bool) -> Vec<Act>
         accumulate: false,
     };
     let result = bytes(&rule.result);
-    if chain {
-        let n = ARENA / result;
+    if sweep > 0 {
+        // what is written is as far from its last use as what is read
+        let n = sweep / result;
         let place = |at: usize| Place { offset: at % n * result, bytes: result };
-        return (0..n).map(|at| act(vec![place(at)], place(at + 1))).collect();
+        return (0..n).map(|at| act(vec![place(at)], place(at + n / 2))).collect();
     }
     let operands = rule.operands.iter().zip([0, SECOND]).map(|(access, offset)| Place { offset, bytes: bytes(access) });
     vec![act(operands.collect(), Place { offset: THIRD, bytes: result })]

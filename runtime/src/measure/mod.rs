@@ -24,8 +24,10 @@ use crowd::Crowd;
 pub struct Effort {
     /// Sizes of the sides of matrix products.
     pub sizes: Vec<u64>,
-    /// Bytes of streaming kernels and of collectives.
+    /// Bytes of collectives.
     pub bytes: Vec<u64>,
+    /// Bytes that are used before memory is used again.
+    pub distances: Vec<u64>,
     /// How long a try takes at least.
     pub window: Duration,
     /// Tries; the fastest counts.
@@ -36,13 +38,20 @@ impl Effort {
     /// Half a minute on two cores.
     pub fn whole() -> Self {
         let bytes = vec![4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
-        Self { sizes: vec![8, 32, 128, 256, 1024], bytes, window: Duration::from_millis(2), tries: 2 }
+        let distances = (18..27).map(|power| 1 << power).collect();
+        Self { sizes: vec![8, 16, 32, 128, 1024], bytes, distances, window: Duration::from_millis(2), tries: 2 }
     }
 
     /// A second or two: figures that are roughly right.
     pub fn quick() -> Self {
         let bytes = vec![4 << 10, 64 << 10, 1 << 20, 8 << 20];
-        Self { sizes: vec![16, 128], bytes, window: Duration::from_micros(600), tries: 1 }
+        Self {
+            sizes: vec![16, 128],
+            bytes,
+            distances: vec![256 << 10, 2 << 20, 16 << 20, 64 << 20],
+            window: Duration::from_micros(600),
+            tries: 1,
+        }
     }
 }
 
@@ -65,8 +74,8 @@ pub struct Measured {
     pub lanes: Vec<(LaneStep, f64)>,
     /// FLOP/s of matrix products, plain, left turned and right turned, by places of m, n and k in the effort's sizes.
     pub matmul: [Vec<Vec<Vec<f64>>>; 3],
-    /// Seconds that streaming takes beside its arithmetic, by bytes read and written.
-    pub stream: Vec<(u64, f64)>,
+    /// Seconds to read and write a MiB with little arithmetic, by the bytes that were used since each was last used.
+    pub reuse: Vec<(u64, f64)>,
     /// Seconds of collectives of all ranks by their bytes; none of one rank.
     pub collectives: Vec<(StepKind, Vec<(u64, f64)>)>,
     /// Seconds to send and receive a message by its bytes; of two ranks alone.
@@ -80,6 +89,7 @@ const SHORT_ROW: u64 = 128;
 const LONG_ROW: u64 = 1024;
 /// Steps of the kernels that tell steps from what a block takes beside.
 const MORE: usize = 9;
+const MIB: f64 = 1_048_576.0;
 
 /// The numbers of ranks and threads that are worth measuring on a machine of so many cores: up to four ranks, each with one thread and
 /// with its share of the cores.
@@ -91,7 +101,7 @@ pub fn levels(cores: usize) -> Vec<(usize, usize)> {
 }
 
 /// Measures `ranks` ranks of `threads` threads each. Of several threads, rows, blocks and lanes are shared out as they take in `narrow`,
-/// the same ranks with one thread each; what waking the threads costs is in `stream`.
+/// the same ranks with one thread each; what waking the threads costs is in `kernel`.
 pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Measured>) -> Measured {
     let mut cases = Vec::new();
     let mut add = |case: Case| {
@@ -104,7 +114,7 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
     let [long, long_more] = [1, MORE].map(|n| add(Case::rows(LANES / LONG_ROW, LONG_ROW, sum(n))));
     let plain = add(Case::map(LANES, x(0) + lit(1.5)));
     let steps: Vec<(LaneStep, f64, usize)> = steps().into_iter().map(|(step, uses, case)| (step, uses, add(case))).collect();
-    let streams: Vec<usize> = effort.bytes.iter().map(|bytes| add(Case::stream(*bytes))).collect();
+    let sweeps: Vec<usize> = effort.distances.iter().map(|distance| add(Case::sweep(*distance))).collect();
     let mut products = Vec::new();
     for lies in Lies::ALL {
         for (m, n, k) in cube(&effort.sizes) {
@@ -140,7 +150,12 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
     let shared = |seconds: f64| seconds / threads as f64;
     let (row, block, step) =
         narrow.map_or((both - block, block, step), |narrow| (shared(narrow.row), shared(narrow.block), shared(narrow.step)));
-    let kernel = (seconds(tiny) - row - block - step).max(0.0);
+    // a small kernel runs on one thread; of one that does not, all that is not its work
+    let started = match narrow {
+        None => seconds(tiny) - row - block - step,
+        Some(narrow) => seconds(plain) - shared(LANES as f64 * narrow.lanes[0].1) - blocks(plain) * (block + step) - row,
+    };
+    let kernel = started.max(0.0);
     let mut lanes = vec![(LaneStep::Arithmetic, arithmetic)];
     let known = |lanes: &[(LaneStep, f64)], acts: &[Act], without: Option<LaneStep>| -> f64 {
         let cost = |kind: LaneStep| lanes.iter().find(|known| known.0 == kind).map_or(0.0, |known| known.1);
@@ -162,13 +177,12 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
         let rest = known(&lanes, &gone[case].acts, Some(kind));
         lanes.push((kind, ((seconds(case) - rest) / (uses * LANES as f64)).max(0.0)));
     }
-    let stream = effort.bytes.iter().zip(streams).map(|(bytes, case)| {
-        let acts = &gone[case].acts;
-        let rest = (seconds(case) - known(&lanes, acts, None)) / acts.len() as f64;
+    let reuse = effort.distances.iter().zip(sweeps).map(|(distance, case)| {
+        let each = seconds(case) / gone[case].acts.len() as f64 - kernel;
         // no memory is faster than this
-        (*bytes, rest.max(*bytes as f64 / 1e12))
+        (*distance, MIB * (each / acts::swept(*distance) as f64).max(1e-12))
     });
-    let stream = stream.collect();
+    let reuse = reuse.collect();
     let mut rates = cube(&effort.sizes).cycle().zip(products).map(|((m, n, k), case)| {
         let batch = acts::batch([m, n, k]);
         2.0 * (m * n * k * batch) as f64 / (seconds(case) - kernel).max(1e-9)
@@ -189,7 +203,7 @@ pub fn measure(ranks: usize, threads: usize, effort: &Effort, narrow: Option<&Me
         block,
         step,
         matmul,
-        stream,
+        reuse,
         collectives: collectives.into_iter().map(|(kind, cases)| (kind, curve(cases, 1.0))).collect(),
         send: curve(sends, 2.0),
         lanes,
@@ -204,6 +218,7 @@ fn steps() -> Vec<(LaneStep, f64, Case)> {
         (LaneStep::Index, 1.0, map(x(0) + index(0))),
         (LaneStep::Divide, 1.0, map(lit(1.5) / x(0))),
         (LaneStep::Exp, 1.0, map(x(0).exp())),
+        (LaneStep::Sigmoid, 1.0, map(x(0).sigmoid())),
         (LaneStep::Log, 1.0, map(x(0).log())),
         (LaneStep::Tanh, 1.0, map(x(0).tanh())),
         (LaneStep::Erf, 1.0, map(x(0).unary(Unary::Erf))),
@@ -232,14 +247,20 @@ mod tests {
 
     #[test]
     fn a_quick_look_has_figures_of_everything() {
-        let effort = Effort { sizes: vec![16, 48], bytes: vec![4096, 1 << 20], window: Duration::from_micros(10), tries: 1 };
+        let effort = Effort {
+            sizes: vec![16, 48],
+            bytes: vec![4096, 1 << 20],
+            distances: vec![1 << 16, 1 << 21],
+            window: Duration::from_micros(10),
+            tries: 1,
+        };
         let mut narrow = None;
         for (ranks, threads) in [(1, 1), (1, 2), (2, 1)] {
             let measured = measure(ranks, threads, &effort, narrow.as_ref().filter(|_| threads > 1));
             assert_eq!(measured.lanes.len(), LaneStep::ALL.len());
             let rates: Vec<f64> = measured.matmul.iter().flatten().flatten().flatten().copied().collect();
             assert!(rates.len() == 24 && rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
-            assert!(measured.stream.iter().all(|(_, seconds)| *seconds > 0.0));
+            assert!(measured.reuse.iter().all(|(_, seconds)| *seconds > 0.0));
             assert_eq!(measured.collectives.len(), if ranks > 1 { 4 } else { 0 });
             let points = measured.collectives.iter().flat_map(|(_, curve)| curve).chain(&measured.send);
             assert!(points.clone().all(|(bytes, seconds)| *bytes > 0 && *seconds > 0.0));

@@ -5,6 +5,7 @@ mod error;
 pub mod execute;
 pub mod leaf;
 pub mod prepare;
+mod reuse;
 pub mod work;
 
 use std::collections::BTreeMap;

@@ -7,23 +7,16 @@ use partita_ir::work::Act as Work;
 use super::RunError;
 use super::execute::label;
 use super::prepare::{Act, View, prepare};
-use crate::comm::{Communicator, World};
+use super::reuse::Uses;
+use crate::comm::{Communicator, ThreadCommunicator, World};
 
 /// The acts of a step, by rank, in the order in which the runtime does them.
 ///
 /// # Errors
 /// When a rank cannot be prepared.
 pub fn works(program: &Program) -> Result<Vec<Vec<Work>>, RunError> {
-    let ranks = (program.mesh.ranks() * program.roles.len() as u64) as usize;
-    World::connect_with(ranks, program.channel_capacity())
-        .iter()
-        .map(|communicator| {
-            let view = View::new(program, communicator.rank());
-            let prepared = prepare(&view, communicator)?;
-            let acts = order(&view).filter_map(|at| prepared.sections.get(&at)).flatten();
-            Ok(acts.map(work).collect())
-        })
-        .collect()
+    let all = world(program).iter().map(|communicator| acts(program, communicator)).collect::<Result<Vec<_>, _>>()?;
+    Ok(all.into_iter().map(|acts| acts.into_iter().map(|(_, work)| work).collect()).collect())
 }
 
 /// The acts of a rank in a step with the names that a profile has for them.
@@ -31,15 +24,32 @@ pub fn works(program: &Program) -> Result<Vec<Vec<Work>>, RunError> {
 /// # Errors
 /// When the rank cannot be prepared.
 pub fn named(program: &Program, rank: usize) -> Result<Vec<(String, Work)>, RunError> {
-    let ranks = (program.mesh.ranks() * program.roles.len() as u64) as usize;
-    let world = World::connect_with(ranks, program.channel_capacity());
-    let view = View::new(program, rank);
-    let prepared = prepare(&view, &world[rank])?;
-    let named = order(&view).filter_map(|at| Some((at.0, prepared.sections.get(&at)?)));
-    Ok(named
+    acts(program, &world(program)[rank])
+}
+
+fn world(program: &Program) -> Vec<ThreadCommunicator> {
+    World::connect_with((program.mesh.ranks() * program.roles.len() as u64) as usize, program.channel_capacity())
+}
+
+fn acts(program: &Program, communicator: &ThreadCommunicator) -> Result<Vec<(String, Work)>, RunError> {
+    let view = View::new(program, communicator.rank());
+    let prepared = prepare(&view, communicator)?;
+    let order: Vec<(PhaseKind, usize, &Act)> = order(&view)
+        .filter_map(|at| Some((at.0, prepared.sections.get(&at)?)))
         .flat_map(|(phase, acts)| acts.iter().enumerate().map(move |(n, act)| (phase, n, act)))
-        .map(|(phase, n, act)| (label(act, &view, phase, n), work(act)))
-        .collect())
+        .collect();
+    let mut uses = Uses::new(view.role.arena_bytes as usize);
+    // once for what the step before leaves in the caches
+    order.iter().for_each(|(.., act)| drop(uses.act(act)));
+    let known = |(phase, n, act): (PhaseKind, usize, &Act)| {
+        let mut work = work(act);
+        let reuse = uses.act(act);
+        if let Work::Kernel(kernel) = &mut work {
+            kernel.reuse = reuse;
+        }
+        (label(act, &view, phase, n), work)
+    };
+    Ok(order.into_iter().map(known).collect())
 }
 
 /// The sections of a step, in the order in which a rank goes through them.
