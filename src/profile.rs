@@ -15,13 +15,9 @@ pub fn profile(arguments: &ProfileArguments, shown: &Shown) -> Result<(), Failur
     let started = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let effort = if arguments.quick { Effort::quick() } else { Effort::whole() };
-    let mut measured: Vec<Measured> = Vec::new();
-    for (ranks, threads) in levels(cores) {
-        note(shown, &format!("measuring {ranks} busy rank(s) of {threads} thread(s)"));
-        let narrow = measured.iter().find(|known| known.ranks == ranks && threads > 1);
-        let here = measure(ranks, threads, &effort, narrow);
-        measured.push(here);
-    }
+    let measured = measure(&levels(cores), &effort, &mut |round, ranks, threads| {
+        note(shown, &format!("round {} of {}: {ranks} busy rank(s) of {threads} thread(s)", round + 1, effort.rounds));
+    });
     let text = file(&measured, &effort, cores, arguments.ranks.unwrap_or(cores as u64));
     Cluster::parse(&text, "profile").expect("a profile is a cluster file");
     let gpu = if Path::new("/dev/nvidia0").exists() { "there is a GPU, which is not measured yet" } else { "no GPU was found" };

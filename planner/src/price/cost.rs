@@ -71,37 +71,33 @@ impl<'a> Costs<'a> {
         link.latency.0 + bytes as f64 / link.rate.0
     }
 
-    /// `t = kernel + calls · flops / rate(m, n, k) + Σ bytes · (reuse − nearest)` of matrix products, whose rates are those of matrices
-    /// in the nearest cache, else `t = kernel + max(Σ bytes · reuse, rows · row + blocks · block + steps · step + Σ lanes · lane)`: what
-    /// computes little waits for memory, what computes much is fed ahead. What has no curve is the device's roofline.
+    /// `t = kernel + work + Σ bytes · (reuse − nearest)`: the work as it was measured on what lies in the nearest cache, and what operands
+    /// and result take longer from where they lie. Work is `calls · flops / rate(m, n, k)` of matrix products, else `rows · row + blocks
+    /// · block + steps · step + Σ lanes · lane`. What has no curve is the device's roofline.
     fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
         let device = &self.cluster.device;
         let share = (self.cores as f64 / curves.ranks as f64).min(1.0);
         let start = curves.kernel_us.unwrap_or(device.launch_us) * 1e-6;
-        let memory = |nearest: f64| -> f64 {
-            let reuse = curves.times.get("reuse");
-            let of = |used: &Reuse| match reuse.and_then(|curve| curve.level(used.distance as f64)) {
-                Some(seconds) => used.bytes as f64 / MIB * (seconds.0 - nearest).max(0.0),
-                None => used.bytes as f64 / (device.memory_rate().0 * share),
-            };
-            // what a table that is looked up has is not all read
-            let all: u64 = work.reuse.iter().map(|used| used.bytes).sum();
-            match (work.matmul, work.reuse.is_empty()) {
-                (Some(_), _) => work.reuse.iter().map(of).sum(),
-                (None, true) => of(&Reuse { bytes: work.bytes, distance: UNKNOWN }),
-                (None, false) => work.reuse.iter().map(of).sum::<f64>() * (work.bytes as f64 / all.max(1) as f64).min(1.0),
-            }
+        let reuse = curves.times.get("reuse");
+        let memory = |used: &Reuse| match reuse.and_then(|curve| Some((curve.level(used.distance as f64)?, curve.level(0.0)?))) {
+            Some((there, nearest)) => used.bytes as f64 / MIB * (there.0 - nearest.0).max(0.0),
+            None => used.bytes as f64 / (device.memory_rate().0 * share),
         };
         if let Some(matmul) = &work.matmul {
             let flops = 2.0 * matmul.sizes.iter().map(|size| *size as f64).product::<f64>() * matmul.calls as f64;
-            let nearest = curves.times.get("reuse").and_then(|curve| curve.level(0.0)).map_or(f64::INFINITY, |seconds| seconds.0);
-            let away = if nearest.is_finite() { memory(nearest) } else { 0.0 };
+            let away: f64 = reuse.map_or(0.0, |_| work.reuse.iter().map(memory).sum());
             return start + flops / curves.matmul(matmul).unwrap_or(device.peak(DType::F32).0 * share) + away;
         }
+        // of a table that is looked up not all is read
+        let all: u64 = work.reuse.iter().map(|used| used.bytes).sum();
+        let away = match work.reuse.is_empty() {
+            true => memory(&Reuse { bytes: work.bytes, distance: UNKNOWN }),
+            false => work.reuse.iter().map(memory).sum::<f64>() * (work.bytes as f64 / all.max(1) as f64).min(1.0),
+        };
         let lanes = work.lanes.iter().map(|(step, lanes)| curves.lane(*step).map_or(0.0, |seconds| seconds.0) * *lanes as f64);
         let starts = [(work.rows, curves.row_ns), (work.blocks, curves.block_ns), (work.steps, curves.step_ns)];
         let starts: f64 = starts.into_iter().map(|(n, ns)| n as f64 * ns.unwrap_or(0.0) * 1e-9).sum();
-        start + memory(0.0).max(starts + lanes.sum::<f64>())
+        start + starts + lanes.sum::<f64>() + away
     }
 }
 

@@ -13,11 +13,13 @@ use crate::kernel::{Extent, Kernel, LaunchSpec};
 use crate::run::prepare::{Act, Place};
 
 /// Bytes of a rank's arena: more than a last-level cache has for it.
-pub(super) const ARENA: usize = 64 << 20;
+pub(super) const ARENA: usize = 128 << 20;
 /// Multiply-adds of a measured product at least; smaller ones are measured in batches,
 const MACS: u64 = 1 << 25;
 /// as far as their matrices stay in a second-level cache.
 const HOT: u64 = 1 << 19;
+/// Bytes that collectives of one size walk over: in a step they come from other places each time.
+const WALKED: usize = 16 << 20;
 /// Bytes of a kernel that tells what memory takes, at most.
 const SWEPT: u64 = 1 << 20;
 /// Where the second and the third buffer of a kernel begin.
@@ -132,7 +134,10 @@ impl Case {
     pub fn acts(&self, communicator: &dyn Communicator) -> Vec<Act> {
         match self {
             Case::Kernel { rule, sizes, dtypes, sweep } => kernel(rule, sizes, dtypes, *sweep as usize),
-            Case::Collective { kind, bytes } => vec![collective(communicator, *kind, *bytes as usize)],
+            Case::Collective { kind, bytes } => {
+                let bytes = (*bytes as usize).max(64);
+                (0..(WALKED / bytes).clamp(1, 16)).map(|nth| collective(communicator, *kind, bytes, nth)).collect()
+            }
             Case::Send { bytes } => {
                 let place = Place { offset: 0, bytes: *bytes as usize };
                 if communicator.rank() == 0 {
@@ -173,12 +178,14 @@ fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], sweep: usize) -> Vec<Act
     vec![act(operands.collect(), Place { offset: THIRD, bytes: result })]
 }
 
-/// A collective of all ranks whose buffers before it have `bytes` bytes, rounded up to a number for each rank.
-fn collective(communicator: &dyn Communicator, kind: StepKind, bytes: usize) -> Act {
+/// A collective of all ranks whose buffers before it have `bytes` bytes, rounded up to a number for each rank, the `nth` that lie behind
+/// each other.
+fn collective(communicator: &dyn Communicator, kind: StepKind, bytes: usize, nth: usize) -> Act {
     let n = communicator.size();
     let group = communicator.group(&(0..n).collect::<Vec<_>>()).expect("all ranks are a group");
     let part = (bytes / 4).div_ceil(n);
-    let whole = Place { offset: 0, bytes: 4 * part * n };
+    let size = 4 * part * n;
+    let whole = Place { offset: nth * size.next_multiple_of(64), bytes: size };
     if kind == StepKind::AllReduce {
         return Act::AllReduce { group, op: Reduce::Sum, dtype: DType::F32, row: 1, place: whole, kind };
     }
@@ -208,5 +215,6 @@ fn collective(communicator: &dyn Communicator, kind: StepKind, bytes: usize) -> 
         StepKind::ReduceScatter => (whole.bytes, single),
         _ => (whole.bytes, whole.bytes),
     };
-    Act::Exchange { group, plan, from: Place { offset: 0, bytes: from }, to: Place { offset: THIRD, bytes: to }, kind }
+    let place = |first: usize, bytes: usize| Place { offset: first + nth * bytes.next_multiple_of(64), bytes };
+    Act::Exchange { group, plan, from: place(0, from), to: place(THIRD, to), kind }
 }

@@ -20,7 +20,6 @@ pub(super) struct Crowd {
     pub ranks: usize,
     pub threads: usize,
     pub window: Duration,
-    pub tries: usize,
 }
 
 /// A case that was measured.
@@ -49,7 +48,7 @@ impl Clock {
 const SCRATCH: usize = 4 << 20;
 /// The part of a try that this process may wait for a core and the try still counts as one of a quiet machine.
 const WAITED: f64 = 0.05;
-/// How many times more tries there are at most where others are at work.
+/// Tries at most, where others are at work.
 const PATIENCE: usize = 3;
 
 /// What the ranks and who drives them share.
@@ -98,15 +97,14 @@ impl Crowd {
         go(1);
         let once = go(1).0;
         let goes = ((self.window.as_secs_f64() / once.max(1e-9)).ceil() as usize).clamp(1, 1 << 20);
-        let (mut least, mut quiet) = (f64::INFINITY, 0);
-        for _ in 0..PATIENCE * self.tries {
+        let mut least = f64::INFINITY;
+        for _ in 0..PATIENCE {
             let (wall, ran, waited) = go(goes);
             // ranks that do nothing but compute on a core each, or on all cores, take their own time, whoever else is there
             let alone = kernels && self.threads == 1 && ran > 0.0;
             least = least.min(if alone { ran / used } else { wall });
             let expected = (self.ranks * self.threads) as f64 > used;
-            quiet += usize::from(alone || expected || waited <= WAITED * wall);
-            if quiet == self.tries {
+            if alone || expected || waited <= WAITED * wall {
                 break;
             }
         }
