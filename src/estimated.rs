@@ -54,6 +54,8 @@ pub struct Estimated {
     memory_breakdown: BTreeMap<&'static str, u64>,
     /// The pipeline rank that is fullest, and when.
     memory_peak: String,
+    /// By pipeline rank: (seconds, bytes) where what it holds changes.
+    memory_curves: Vec<Vec<(f64, u64)>>,
     usd_per_step: f64,
     warnings: Vec<String>,
     considered: Vec<ConsideredLine>,
@@ -125,6 +127,11 @@ impl Estimated {
                 ("reserve", whole(estimate.memory_reserved_bytes - estimate.memory_bytes)),
             ]),
             memory_peak: format!("pipeline rank {}, {}", estimate.fullest_stage, estimate.peak_moment),
+            memory_curves: picked
+                .memory_curves
+                .iter()
+                .map(|curve| curve.iter().map(|(seconds, bytes)| (*seconds, whole(*bytes))).collect())
+                .collect(),
             usd_per_step: estimate.step_seconds / 3600.0 * cluster.usd_per_hour(&(0..cluster.ranks())),
             warnings: picked.warnings.clone(),
             considered: considered.collect(),

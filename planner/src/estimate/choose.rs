@@ -59,6 +59,9 @@ impl Decisions {
     }
 }
 
+/// Moments of a memory curve, at most.
+const MOMENTS: usize = 32;
+
 /// The plan that was chosen.
 #[derive(Debug)]
 pub struct Picked {
@@ -72,6 +75,8 @@ pub struct Picked {
     pub micro_batches: u64,
     /// Iterations of each loop in each chunk of the model, in order.
     pub chunks: Vec<BTreeMap<String, u64>>,
+    /// What each pipeline rank holds over a step: (seconds, bytes).
+    pub memory_curves: Vec<Vec<(f64, f64)>>,
     /// What a person would want to know.
     pub warnings: Vec<String>,
     /// The others, fastest first.
@@ -142,6 +147,7 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
         fits: fits(&estimate),
         micro_batches: prepared.micro_batches(),
         chunks: prepared.cut.chunks(graph),
+        memory_curves: prepared.memory_curves(cluster, stack, &reach, MOMENTS),
         decisions,
         estimate,
         warnings,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
-use partita_ir::boxing::{Shape, StepKind};
+use partita_ir::boxing::{Shape, Step, StepKind};
 use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Def, Graph, Kind as OpKind, Leaf, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
@@ -79,6 +79,8 @@ pub struct Move {
     pub for_use: AxisUse,
     /// Bytes that each rank receives.
     pub received: f64,
+    /// Bytes that it reads and writes to put parts together, or apart, that do not lie in one piece.
+    pub packed: f64,
 }
 
 /// One section.
@@ -606,7 +608,7 @@ impl<'a> Context<'a> {
         let shape = Shape { dims, mesh };
         let timely = mesh.axes.iter().enumerate().all(|(axis, a)| !a.time || from.0[axis] == to.0[axis]);
         // fewest bytes; the price of each is worked out later
-        let bytes = |step: &partita_ir::boxing::Step| shape.received(step) + 1.0;
+        let bytes = |step: &Step| shape.received(step) + 1.0;
         let Some(steps) = timely.then(|| shape.boxing(from, to, &bytes)).flatten() else { return Vec::new() };
         let moves = steps.iter().filter_map(|step| {
             let collective = match step.kind {
@@ -619,9 +621,25 @@ impl<'a> Context<'a> {
             let uses = step.axes.iter().map(|axis| self.mesh.uses[*axis]);
             let for_use = uses.max().unwrap_or(AxisUse::Data);
             let received = shape.received(step) * self.element_bytes(value);
-            Some(Move { collective, axes: step.axes.clone(), for_use, received })
+            let packed = if self.stack.packs { self.packed(step, dims) * self.element_bytes(value) } else { 0.0 };
+            Some(Move { collective, axes: step.axes.clone(), for_use, received, packed })
         });
         moves.collect()
+    }
+
+    /// Elements that a rank copies before a collective, and behind it: all of a side whose parts are along a dimension that does not
+    /// lead, since collectives take and leave parts one behind the other.
+    fn packed(&self, step: &Step, dims: &[u64]) -> f64 {
+        let mesh = &self.mesh.mesh;
+        let side = |layout: &Layout, other: &Layout| -> f64 {
+            let scattered = step.axes.iter().filter_map(|axis| layout.split_on(*axis)).any(|split| {
+                let local = other.local_shape(dims, mesh, &vec![0; mesh.axes.len()]);
+                local[..split.dim].iter().product::<u64>() > 1
+            });
+            if scattered { 2.0 * other.largest_shard(dims, mesh) as f64 } else { 0.0 }
+        };
+        // parts of `to` are cut out of what is there before, parts of `from` make up what is there behind
+        side(&step.to, &step.from) + side(&step.from, &step.to)
     }
 }
 

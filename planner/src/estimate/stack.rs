@@ -81,6 +81,9 @@ pub struct Stack {
     pub reruns_blocks: bool,
     /// Bytes of an element of the logits and of what the loss makes of them.
     pub logits_bytes: f64,
+    /// Whether tensors lie as the model file says, so that parts of dimensions that do not lead are packed for collectives; else the
+    /// engine has laid them out for its own.
+    pub packs: bool,
     /// The part of a tensor-parallel collective that nothing hides.
     pub tensor_exposed: f64,
     /// What each tensor-parallel collective takes longer for every other rank that may come late, in jobs of more than one node.

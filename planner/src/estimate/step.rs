@@ -307,7 +307,8 @@ impl Prepared {
                 } else {
                     0.0
                 };
-                let seconds = self.collective(on, &step.axes, step.collective, step.received) + wait;
+                let packing = step.packed / (on.cluster.device.memory_rate().0 * on.reach.memory);
+                let seconds = self.collective(on, &step.axes, step.collective, step.received) + wait + packing;
                 let kinds = &mut times.kinds;
                 let (part, exposed, hidden) = match step.for_use {
                     AxisUse::Context => (stack.context_exposed, &mut kinds.context_exposed, &mut kinds.context_hidden),
@@ -333,11 +334,8 @@ impl Prepared {
         seen.collect()
     }
 
-    /// Everything under prices; `reach` says what a device reaches.
-    pub fn estimate(&self, cluster: &Cluster, stack: &Stack, reach: &dyn Fn(&Device) -> Reach) -> Estimate {
-        let setup = &self.setup;
-        let on = self.on(cluster, reach);
-        let of_rank = |rank: usize| &on[rank.min(on.len() - 1)];
+    /// Times of each chunk of the model, for one micro-batch.
+    fn chunk_times(&self, on: &[On<'_>], stack: &Stack) -> Vec<Times> {
         let count = self.chunks.len();
         // by what is seen: before the first block, an iteration of each, behind
         let places: Vec<(Times, Vec<Times>, Times)> = on
@@ -348,9 +346,9 @@ impl Prepared {
                 (times(Place::Before), loops, times(Place::After))
             })
             .collect();
-        let chunk_times: Vec<Times> = (0..count)
+        (0..count)
             .map(|chunk| {
-                let (before, loops, after) = &places[of_rank(self.rank_of(chunk)).seen];
+                let (before, loops, after) = &places[self.rank_of(chunk).min(on.len() - 1)];
                 let mut times = Times::default();
                 if chunk == 0 {
                     times.add(before, 1.0);
@@ -361,23 +359,43 @@ impl Prepared {
                 self.chunks[chunk].iter().for_each(|(id, iterations)| times.add(&loops[*id], *iterations));
                 times
             })
-            .collect();
+            .collect()
+    }
+
+    /// What the pipeline simulates.
+    fn chunk_costs(&self, times: &[Times]) -> Vec<ChunkCost> {
+        let cost = |(chunk, times): (usize, &Times)| ChunkCost {
+            forward: times.forward,
+            input: times.backward,
+            weight: times.weights,
+            saved: self.saved(chunk),
+        };
+        times.iter().enumerate().map(cost).collect()
+    }
+
+    /// What each pipeline rank holds over a step: `points` moments at most, (seconds, bytes), and all that its states take throughout.
+    pub fn memory_curves(&self, cluster: &Cluster, stack: &Stack, reach: &dyn Fn(&Device) -> Reach, points: usize) -> Vec<Vec<(f64, f64)>> {
+        let costs = self.chunk_costs(&self.chunk_times(&self.on(cluster, reach), stack));
+        let curves = pipe::stored(&self.orders, &costs, self.hop(cluster, stack), stack.blocking_sends, points);
+        let with_states = |(rank, curve): (usize, Vec<(f64, f64)>)| {
+            let states = self.memory(stack, rank, 0.0).total();
+            curve.into_iter().map(|(seconds, bytes)| (seconds, bytes + states)).collect()
+        };
+        curves.into_iter().enumerate().map(with_states).collect()
+    }
+
+    /// Everything under prices; `reach` says what a device reaches.
+    pub fn estimate(&self, cluster: &Cluster, stack: &Stack, reach: &dyn Fn(&Device) -> Reach) -> Estimate {
+        let setup = &self.setup;
+        let on = self.on(cluster, reach);
+        let of_rank = |rank: usize| &on[rank.min(on.len() - 1)];
+        let chunk_times = self.chunk_times(&on, stack);
         let (pp, m) = (setup.degrees.pp as usize, self.mesh.micro_batches as f64);
         let mut rank_times = vec![Times::default(); pp];
         chunk_times.iter().enumerate().for_each(|(chunk, times)| rank_times[self.rank_of(chunk)].add(times, 1.0));
         let slowest = (0..pp).max_by(|a, b| rank_times[*a].total().total_cmp(&rank_times[*b].total())).unwrap_or(0);
         let data = self.data(of_rank(slowest), stack, slowest, &rank_times[slowest]);
-        let costs: Vec<ChunkCost> = chunk_times
-            .iter()
-            .enumerate()
-            .map(|(chunk, times)| ChunkCost {
-                forward: times.forward,
-                input: times.backward,
-                weight: times.weights,
-                saved: self.saved(chunk),
-            })
-            .collect();
-        let run = pipe::run(&self.orders, &costs, self.hop(cluster, stack), stack.blocking_sends);
+        let run = pipe::run(&self.orders, &self.chunk_costs(&chunk_times), self.hop(cluster, stack), stack.blocking_sends);
         let fill = run.span - run.busy;
         let mut kinds = Breakdown::default();
         let mut total = Times::default();

@@ -320,3 +320,21 @@ fn what_does_not_fit_is_said() {
     let open = choose(&given, &on, &megatron, &Pins::default());
     assert!(matches!(open, Err(crate::search::SearchError::DoesNotFit { .. })), "{open:?}");
 }
+
+/// Positions come behind the sequences of a micro-batch: parts of more than one do not lie in one piece. Engines that lay out their
+/// tensors by hand put positions first.
+#[test]
+fn parts_that_do_not_lead_are_packed() {
+    let model = gpt("gpt.partita", &[("batch", "8")]);
+    let packed = |stack: &str, mbs: u64| {
+        let mut plan = Decisions { sp: true, ..decisions(1, 4, 1) };
+        plan.degrees.mbs = mbs;
+        let prepared = prepared(&model, &cluster(&[4]), stack, &plan);
+        let moves = &of_layer(&prepared, PhaseKind::Forward).moves;
+        moves.iter().map(|step| (step.collective, step.packed / step.received)).collect::<Vec<_>>()
+    };
+    assert!(packed("partita", 1).iter().all(|(_, packed)| *packed == 0.0), "one sequence leads");
+    // all of what is gathered, read and written
+    assert!(packed("partita", 2).contains(&(Collective::AllGather, 2.0 * 4.0 / 3.0)), "{:?}", packed("partita", 2));
+    assert!(packed("megatron", 2).iter().all(|(_, packed)| *packed == 0.0));
+}
