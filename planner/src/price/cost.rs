@@ -72,15 +72,17 @@ impl<'a> Costs<'a> {
     }
 
     /// `t = kernel + work + Σ bytes · (reuse − nearest)`: the work as it was measured on what lies in the nearest cache, and what operands
-    /// and result take longer from where they lie. Work is `calls · flops / rate(m, n, k)` of matrix products, else `rows · row + blocks
+    /// and result take longer from where they lie; of a copy, which does no work, all of `reuse`. Work is `calls · flops / rate(m, n, k)` of matrix products, else `rows · row + blocks
     /// · block + steps · step + Σ lanes · lane`. What has no curve is the device's roofline.
     fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
         let device = &self.cluster.device;
         let share = (self.cores as f64 / curves.ranks as f64).min(1.0);
         let start = curves.kernel_us.unwrap_or(device.launch_us) * 1e-6;
         let reuse = curves.times.get("reuse");
-        let memory = |used: &Reuse| match reuse.and_then(|curve| Some((curve.level(used.distance as f64)?, curve.level(0.0)?))) {
-            Some((there, nearest)) => used.bytes as f64 / MIB * (there.0 - nearest.0).max(0.0),
+        let is_copy = work.matmul.is_none() && work.lanes.is_empty();
+        let nearest = reuse.and_then(|curve| curve.level(0.0)).map_or(0.0, |seconds| if is_copy { 0.0 } else { seconds.0 });
+        let memory = |used: &Reuse| match reuse.and_then(|curve| curve.level(used.distance as f64)) {
+            Some(there) => used.bytes as f64 / MIB * (there.0 - nearest).max(0.0),
             None => used.bytes as f64 / (device.memory_rate().0 * share),
         };
         if let Some(matmul) = &work.matmul {

@@ -1,15 +1,15 @@
 //! Small programs, priced by hand.
 
 use partita_ir::boxing::StepKind;
-use partita_ir::work::{Act, KernelWork, LaneStep, Matmul};
+use partita_ir::work::{Act, KernelWork, LaneStep, Matmul, Reuse};
 
 use super::{Price, step};
 use crate::cluster::Cluster;
 
 const FILE: &str = "name = 'x'\n[device]\nkind = 'cpu-core'\ncores = 2\n\
      [[device.curves]]\nranks = 1\nkernel_us = 1\nrow_ns = 10\nblock_ns = 20\nstep_ns = 5\nlane_ns = { exp = 2 }\nsizes = [10, 100]\n\
-     matmul_plain_gflop_per_s = [[[1, 1], [1, 1]], [[1, 1], [1, 2]]]\nstream_us = [[1000, 1]]\n\
-     [[device.curves]]\nranks = 2\nkernel_us = 2\nstream_us = [[1000, 2]]\nall_reduce_us = [[4, 5], [1000, 10]]\nsend_us = [[1000, 4]]\n\
+     matmul_plain_gflop_per_s = [[[1, 1], [1, 1]], [[1, 1], [1, 2]]]\nreuse_us = [[1000, 1048.576]]\n\
+     [[device.curves]]\nranks = 2\nkernel_us = 2\nreuse_us = [[1000, 2097.152]]\nall_reduce_us = [[4, 5], [1000, 10]]\nsend_us = [[1000, 4]]\n\
      [[level]]\nname = 'threads'\ncount = 2\n";
 
 fn price(acts: &[Vec<Act>]) -> Price {
@@ -36,14 +36,38 @@ fn all_reduce() -> Act {
 #[test]
 fn a_kernel_is_its_start_its_bytes_its_rows_and_its_lanes() {
     let walk = KernelWork { bytes: 2000, rows: 100, blocks: 50, steps: 200, lanes: vec![(LaneStep::Exp, 1000)], ..KernelWork::default() };
-    // 1 + 1 + 1 + 1 + 2: more than the 2 of its bytes
-    near(price(&[vec![Act::Kernel(walk.clone())]]), [6.0, 0.0, 0.0]);
-    near(price(&[vec![Act::Kernel(KernelWork { bytes: 9000, ..walk })]]), [10.0, 0.0, 0.0]);
+    // 1 + 1 + 1 + 1 + 2: what it touches is as near as what was measured
+    near(price(&[vec![Act::Kernel(walk)]]), [6.0, 0.0, 0.0]);
     let matmul = Matmul { sizes: [100, 100, 100], calls: 3, left_turned: false, right_turned: false };
     // 1 + 3 · 2e6 FLOP at 2 GFLOP/s
     near(price(&[vec![Act::Kernel(KernelWork { matmul: Some(matmul), ..KernelWork::default() })]]), [3001.0, 0.0, 0.0]);
     // a copy of one thread
     near(price(&[vec![Act::Move(500)]]), [1.5, 0.0, 0.0]);
+}
+
+/// 1 ns a byte in the nearest cache, 3 ns far away.
+#[test]
+fn memory_takes_what_its_distance_says() {
+    let file = FILE.replace("reuse_us = [[1000, 1048.576]]", "reuse_us = [[1000, 1048.576], [5000, 3145.728]]");
+    let cluster = Cluster::parse(&file, "x.toml").unwrap();
+    let used = |bytes: u64, distance: u64| Reuse { bytes, distance };
+    let seconds = |work: KernelWork| super::alone(&Act::Kernel(work), &cluster, 1, 1).unwrap() * 1e6;
+    let matmul = Matmul { sizes: [100, 100, 100], calls: 1, left_turned: false, right_turned: false };
+    let lanes = vec![(LaneStep::Exp, 1000)];
+    for (work, expected) in [
+        // arithmetic is measured on what is near: only the rest is beside it
+        (KernelWork { lanes: lanes.clone(), bytes: 1000, reuse: vec![used(1000, 500)], ..KernelWork::default() }, 1.0 + 2.0),
+        (KernelWork { lanes: lanes.clone(), bytes: 1000, reuse: vec![used(1000, 3000)], ..KernelWork::default() }, 1.0 + 2.0 + 1.0),
+        (KernelWork { lanes: lanes.clone(), bytes: 3000, reuse: vec![used(1000, 9000), used(2000, 0)], ..KernelWork::default() }, 5.0),
+        // a table of which a tenth is looked up
+        (KernelWork { lanes, bytes: 1000, reuse: vec![used(10_000, 9000)], ..KernelWork::default() }, 1.0 + 2.0 + 2.0),
+        (KernelWork { matmul: Some(matmul), reuse: vec![used(1000, 9000)], ..KernelWork::default() }, 1.0 + 1000.0 + 2.0),
+        // a copy does nothing else
+        (KernelWork { bytes: 1000, reuse: vec![used(1000, 9000)], ..KernelWork::default() }, 1.0 + 3.0),
+    ] {
+        let found = seconds(work.clone());
+        assert!((found - expected).abs() < 1e-6, "{work:?}: {found} us and not {expected}");
+    }
 }
 
 #[test]

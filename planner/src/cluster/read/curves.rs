@@ -178,8 +178,8 @@ mod tests {
 
     #[test]
     fn curves_come_back_as_they_were_written() {
-        let text = "kernel_us = 0.5\nrow_ns = 20\nlane_ns = { arithmetic = 0.05, exp = 0.6 }\nsizes = [8, 64]\n\
-                    matmul_plain_gflop_per_s = [[[1, 2], [3, 4]], [[5, 6], [7, 8.5]]]\nstream_us = [[1024, 0.1], [4096, 0.4]]\n\
+        let text = "kernel_us = 0.5\nrow_ns = 20\nstep_ns = 7\nlane_ns = { arithmetic = 0.05, exp = 0.6 }\nsizes = [8, 64]\n\
+                    matmul_plain_gflop_per_s = [[[1, 2], [3, 4]], [[5, 6], [7, 8.5]]]\nreuse_us = [[1024, 0.1], [4096, 0.4]]\n\
                     send_us = [[4, 3]]\n[[device.curves]]\nranks = 2\n";
         let cluster = read(text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(cluster.device.curves.len(), 2);
@@ -201,9 +201,9 @@ mod tests {
                 "a list of 1 where `sizes` has 2",
             ),
             ("matmul_left_turned_gflop_per_s = [[[1]]]", "wrong_count", "a list of 1 where `sizes` has 0"),
-            ("stream_us = [[4096, 1], [1024, 2]]", "not_ascending", "has 1024 after 4096"),
-            ("stream_us = [[1024, 2], [4096, 1]]", "not_ascending", "takes 1 us for 4096 bytes after 2 us for 1024"),
-            ("stream_us = [[1024]]", "wrong_count", "a point of 1 numbers"),
+            ("reuse_us = [[4096, 1], [1024, 2]]", "not_ascending", "has 1024 after 4096"),
+            ("reuse_us = [[1024, 2], [4096, 1]]", "not_ascending", "takes 1 us for 4096 bytes after 2 us for 1024"),
+            ("reuse_us = [[1024]]", "wrong_count", "a point of 1 numbers"),
             ("send_us = [[1024, nan]]", "out_of_range", "nan"),
             ("lane_ns = { expp = 1 }", "unknown_key", "`device.curves[0].lane_ns.expp`"),
             ("lane_ns = { exp = -1 }", "out_of_range", "lane_ns.exp"),
