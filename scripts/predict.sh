@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What plans are expected to take and to fill beside what runs of them do, with a cluster file that `partita profile` writes first.
-# Prints a table: model, plan, step predicted, measured (the median of the round in which other work took the least of the cores) and
-# off, what others took, the median of all rounds, the fastest step, memory planned, measured and off. Rounds go over all plans in turn.
+# Prints a table: model, plan, step predicted, measured (the median of the rounds' medians) and off, what others took, the slowest
+# round's median, the fastest step, memory planned, measured and off. Rounds go over all plans in turn.
 # Usage: scripts/predict.sh [profile.toml], STEPS=10 and ROUNDS=3 by default. Run by `make predictions`; takes ten minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -61,7 +61,7 @@ for _ in range(int(rounds)):
         # the first step meets cold memory
         seconds = [json.loads(step)["seconds"] for step in open(f"{work}/run.jsonl")][1:]
         found[line].append((others, statistics.median(seconds), min(seconds), json.loads(out)))
-print(f"{'model':10} {'plan':10} {'predicted':>9} {'measured':>9} {'off':>7} {'others':>7} {'all rounds':>9} {'fastest':>9}"
+print(f"{'model':10} {'plan':10} {'predicted':>9} {'measured':>9} {'off':>7} {'others':>7} {'slowest':>9} {'fastest':>9}"
       f" {'planned':>8} {'grown':>8} {'off':>6}")
 for line, runs in found.items():
     _, name, _, pins, _ = line.split("|")
@@ -69,7 +69,7 @@ for line, runs in found.items():
     predicted, every, fastest = run["predicted_seconds"], statistics.median(r[1] for r in runs), min(r[2] for r in runs)
     planned, (before, peak) = sum(run["arena_bytes"]) / 2**20, run["anonymous_bytes"]
     grown = (peak - before) / 2**20
-    print(f"{name:10} {pins:10} {predicted*1e3:6.1f} ms {measured*1e3:6.1f} ms {100*(predicted/measured-1):+6.1f}% {others:4.2f} c {every*1e3:7.1f} ms"
+    print(f"{name:10} {pins:10} {predicted*1e3:6.1f} ms {measured*1e3:6.1f} ms {100*(predicted/measured-1):+6.1f}% {others:4.2f} c {slowest*1e3:7.1f} ms"
           f" {fastest*1e3:6.1f} ms {planned:4.0f} MiB {grown:4.0f} MiB {100*(planned/grown-1):+5.1f}%")
 PY
-echo "load before $load, after $(cut -d' ' -f1-3 /proc/loadavg); medians of $((steps - 1)) steps, the quietest of $rounds rounds; others: cores that other work took meanwhile"
+echo "load before $load, after $(cut -d' ' -f1-3 /proc/loadavg); medians of $((steps - 1)) steps, the median of $rounds rounds; others: cores that other work took meanwhile"

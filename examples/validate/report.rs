@@ -137,7 +137,9 @@ impl Report<'_> {
             }),
         );
         out += "\n## Order of plans\n\nPairs of rows of one model on one cluster that differ by more than 5 % in time per sequence, and how far the plan that is \
-                predicted best is from the best that was measured.\n\n";
+                predicted best is from the best that was measured. Then pairs of one model and device of any length and number of devices, \
+                by device-seconds of a token: the wrong ones of dgxc are one plan under two releases \
+                of NeMo, InternEvo's all have `iev-052` or `iev-054`, llm-foundry's are rows of 13B on one node of A100-40GB (see below).\n\n";
         self.ordering(&mut out);
         out += "\n## Memory\n\n";
         self.memory_table(&mut out);
@@ -171,7 +173,7 @@ impl Report<'_> {
         let ran_out = || self.memory.iter().filter(|met| met.case.row.ran_out());
         let called = ran_out().filter(over).count();
         let false_alarms = self.usable.iter().filter(over).count();
-        let (right, pairs) = self.ordered(&|met| met.case.row.id.starts_with("bloom"));
+        let (right, pairs) = self.ordered(&|met| met.case.row.id.starts_with("bloom"), false);
         let left_out = self.left_out.iter().filter(|(.., known)| *known).map(|(_, errors, _)| errors.mean).fold(0.0, f64::max);
         let bar = |what: &str, bar: String, figure: String, met: bool| Bar { what: what.into(), bar, figure, met };
         let below =
@@ -221,28 +223,31 @@ impl Report<'_> {
         table(out, &["source", "stack", "device", "precision", "recompute", "rows", "mean", "signed", "90 %", "worst"], rows);
     }
 
-    /// Rows of one model and cluster.
-    fn sets(&self, of: &dyn Fn(&Met<'_>) -> bool) -> Vec<Vec<&Met<'_>>> {
+    /// Rows of one model and cluster; `wide` ones of one model and device, of any number and length.
+    fn sets(&self, of: &dyn Fn(&Met<'_>) -> bool, wide: bool) -> Vec<Vec<&Met<'_>>> {
         let mut sets: BTreeMap<String, Vec<&Met<'_>>> = BTreeMap::new();
         for met in self.usable.iter().filter(|met| of(met)) {
             let row = &met.case.row;
-            let key = format!(
-                "{} {:?}",
-                row.source,
-                (row.layers, row.hidden, row.heads, row.ffn, row.vocab, row.seq_len, &row.gpu, row.n_gpus, &row.precision_class)
-            );
+            let own = if wide { (None, None) } else { (row.seq_len, row.n_gpus) };
+            let model = (row.layers, row.hidden, row.heads, row.ffn, row.vocab);
+            let key = format!("{} {:?}", row.source, (model, &row.gpu, &row.precision_class, own));
             sets.entry(key).or_default().push(met);
         }
         sets.into_values().filter(|set| set.len() > 1).collect()
     }
 
     /// Of pairs more than 5 % apart, how many are ordered right.
-    fn ordered(&self, of: &dyn Fn(&Met<'_>) -> bool) -> (usize, usize) {
+    fn ordered(&self, of: &dyn Fn(&Met<'_>) -> bool, wide: bool) -> (usize, usize) {
         let (mut right, mut pairs) = (0, 0);
-        for set in self.sets(of) {
+        for set in self.sets(of, wide) {
             for (n, a) in set.iter().enumerate() {
                 for b in &set[n + 1..] {
-                    let each = |met: &Met<'_>, seconds: f64| seconds / met.case.row.gbs.unwrap_or(1) as f64;
+                    // device-seconds of a token
+                    let each = |met: &Met<'_>, seconds: f64| {
+                        let [gbs, seq, devices] =
+                            [met.case.row.gbs, met.case.row.seq_len, met.case.row.n_gpus].map(|n| n.unwrap_or(1) as f64);
+                        seconds * devices / (gbs * seq)
+                    };
                     let measured = (each(a, a.measured()) / each(b, b.measured())).ln();
                     let predicted = (each(a, a.estimate.step_seconds) / each(b, b.estimate.step_seconds)).ln();
                     // repeats of one plan, on other days or versions, say nothing of plans
@@ -264,8 +269,8 @@ impl Report<'_> {
         let sources: BTreeMap<&str, ()> = self.usable.iter().map(|met| (met.case.row.source.as_str(), ())).collect();
         let rows = sources.into_keys().filter_map(|source| {
             let of = |met: &Met<'_>| met.case.row.source == source;
-            let (right, pairs) = self.ordered(&of);
-            let sets = self.sets(&of);
+            let ((right, pairs), (all_right, all)) = (self.ordered(&of, false), self.ordered(&of, true));
+            let sets = self.sets(&of, false);
             let behind = |set: &Vec<&Met<'_>>| {
                 // repeats of one plan count as their mean
                 let mut plans: Vec<(f64, Vec<f64>)> = Vec::new();
@@ -283,9 +288,22 @@ impl Report<'_> {
                 picked.map_or(0.0, |plan| mean(&plan.1) / best - 1.0)
             };
             let worst = sets.iter().map(behind).fold(0.0, f64::max);
-            (!sets.is_empty()).then(|| vec![source.to_owned(), sets.len().to_string(), format!("{right} of {pairs}"), percent(worst)])
+            (all > 0).then(|| {
+                let of_pairs = [(right, pairs), (all_right, all)].map(|(right, pairs)| format!("{right} of {pairs}"));
+                vec![source.to_owned(), sets.len().to_string(), of_pairs[0].clone(), percent(worst), of_pairs[1].clone()]
+            })
         });
-        table(out, &["source", "sets", "pairs ordered right", "picked plan behind the best, worst set"], rows);
+        table(
+            out,
+            &[
+                "source",
+                "sets",
+                "pairs ordered right",
+                "picked plan behind the best, worst set",
+                "pairs of any length and number of devices",
+            ],
+            rows,
+        );
     }
 
     /// Rows whose memory `nvidia-smi` or the allocator's reserve is printed, in GiB.
