@@ -211,6 +211,9 @@ pub struct ProfileArguments {
     /// Measure for a second or two only: figures that are roughly right.
     #[arg(long)]
     pub quick: bool,
+    /// Measure the CPU although there is a GPU.
+    #[arg(long)]
+    pub cpu: bool,
 }
 
 #[derive(Debug, Args)]

@@ -128,6 +128,7 @@ fn v100() -> Device {
         power_w: 300.0,
         usd_per_hour: 3.06,
         cores: None,
+        reach: BTreeMap::new(),
         curves: Vec::new(),
     }
 }
@@ -280,6 +281,7 @@ fn cpu_core() -> Device {
         power_w: 5.0,
         usd_per_hour: 0.05,
         cores: None,
+        reach: BTreeMap::new(),
         curves: Vec::new(),
     }
 }

@@ -23,6 +23,12 @@
 //! assert_eq!(cluster.link(1, 4).rate.to_string(), "6 GB/s"); // the device's own link
 //! assert_eq!(cluster.link(4, 2).rate.to_string(), "1.2 GB/s");
 //! ```
+//! What kernels reach of a device's peaks may be given too, in the words of [`crate::estimate::constants::Reach`]: estimates take it.
+//! ```toml
+//! [device.reach]
+//! gemm = 0.68      # of the 16-bit peak, in large matrix products
+//! memory = 0.9     # of the memory bandwidth, in streaming kernels
+//! ```
 //! A device may have curves, which `partita profile` measures: a table for each number of ranks that compute at once, every key but
 //! `ranks` optional. Compiled plans are priced by them ([`crate::price`]).
 //! ```toml
@@ -132,6 +138,9 @@ pub struct Device {
     /// Cores that all ranks of one innermost level share; absent where each device is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u64>,
+    /// What kernels reach of its peaks, where it is not what [`crate::estimate::constants`] has for its kind: by that name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reach: BTreeMap<String, f64>,
     /// What it was measured to do, by how many ranks compute at once; of devices that share cores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curves>,

@@ -200,6 +200,7 @@ pub(super) fn combined(groups: &[Group]) -> Device {
         power_w: mean(&|device| device.power_w),
         usd_per_hour: mean(&|device| device.usd_per_hour),
         cores: groups.iter().filter_map(|group| group.device.cores).min(),
+        reach: BTreeMap::new(),
         curves: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 mod curves;
 mod groups;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use partita_ir::dtype::DType;
@@ -11,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Cluster, Device, Level, MAX_RANKS, Problem};
 use crate::catalogue;
+use crate::estimate::constants::Reach;
 use crate::nearest::did_you_mean;
 use crate::units::Bytes;
 
@@ -39,6 +41,7 @@ const DEVICE: &[&str] = &[
     "power_w",
     "usd_per_hour",
     "cores",
+    "reach",
     "curves",
 ];
 const SHAPE: &str = "a cluster has `name`, a table `[device]` with `kind`, and one or more `[[level]]` with `name` and `count`; \
@@ -219,6 +222,14 @@ impl Reader<'_> {
                 self.problem("wrong_type", span, message, "such as `flops = { f32 = 60e9 }`");
             }
         }
+        match place.table.get("reach").map(|value| (value.span(), value.get_ref())) {
+            None => {}
+            Some((span, DeValue::Table(table))) => device.reach = self.reach(&Place { path: place.key("reach"), span, table }),
+            Some((span, _)) => {
+                let message = format!("`{}` must be a table of what kernels reach", place.key("reach"));
+                self.problem("wrong_type", span, message, "such as `reach = { gemm = 0.68, memory = 0.9 }`");
+            }
+        }
         device.curves = self.curves(place);
         Some(device)
     }
@@ -233,6 +244,19 @@ impl Reader<'_> {
                 device.flops.insert(dtype, peak);
             }
         }
+    }
+
+    fn reach(&mut self, place: &Place<'_>) -> BTreeMap<String, f64> {
+        let words = Reach::words();
+        self.known_keys(place, &words);
+        let mut reach = BTreeMap::new();
+        for word in words.into_iter().filter(|word| place.table.contains_key(*word)) {
+            let bound = if Reach::is_part(word) { Bound::Part } else { Bound::NotNegative };
+            let mut number = 0.0;
+            self.number_of(place, word, bound, "a part of the peak, or times", &mut number);
+            reach.insert(word.to_owned(), number);
+        }
+        reach
     }
 
     /// The required list of tables `[[key]]`, and where all of it stands; entries that are no tables are left out.
@@ -402,6 +426,7 @@ fn as_f64(value: &DeValue<'_>) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::cluster::ClusterError;
+    use crate::estimate::constants::reach;
 
     fn errors(text: &str) -> String {
         Cluster::parse(text, "c.toml").unwrap_err().to_string()
@@ -416,6 +441,23 @@ mod tests {
         assert_eq!(cluster.device.peak(DType::F32).0, 60e9);
         let links: Vec<(f64, f64)> = cluster.levels.iter().map(|level| (level.bandwidth_gb_per_s, level.latency_us)).collect();
         assert_eq!(links, [(6.0, 0.0), (0.15, 50.0)]);
+    }
+
+    #[test]
+    fn a_file_says_what_kernels_reach() {
+        let with = |reach: &str| format!("name = 'x'\n[device]\nkind = 'h100'\n{reach}\n[[level]]\nname = 'a'\ncount = 8\n");
+        let cluster = Cluster::parse(&with("reach = { gemm = 0.5, scores = 3 }"), "c.toml").unwrap();
+        let (given, plain) = (reach(&cluster.device), reach(&Cluster::parse(&with(""), "c.toml").unwrap().device));
+        assert_eq!(given, Reach { gemm: 0.5, scores: 3.0, ..plain });
+        for (text, words) in [
+            ("reach = { gem = 0.5 }", "did you mean `gemm`"),
+            ("reach = { gemm = 1.5 }", "must be finite and above 0 and 1 at most"),
+            ("reach = { memory = 0 }", "`device.reach.memory` = 0"),
+            ("reach = 0.5", "must be a table"),
+        ] {
+            let told = errors(&with(text));
+            assert!(told.contains(words), "{text}: {told}");
+        }
     }
 
     #[test]

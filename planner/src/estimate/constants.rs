@@ -31,10 +31,20 @@ pub struct Reach {
     pub misaligned: f64,
 }
 
-/// What a device reaches, by its kind.
+/// What a device reaches: by its kind, and what its cluster file says.
 pub fn reach(device: &Device) -> Reach {
-    let hopper = ["h100", "h100-500w", "h800", "h200"].contains(&device.kind.as_str());
-    let blackwell = ["b200", "b300", "gb200", "gb300"].contains(&device.kind.as_str());
+    let mut reach = of_kind(device);
+    for (word, field) in reach.fields() {
+        if let Some(given) = device.reach.get(word) {
+            *field = *given;
+        }
+    }
+    reach
+}
+
+fn of_kind(device: &Device) -> Reach {
+    let is_hopper = ["h100", "h100-500w", "h800", "h200"].contains(&device.kind.as_str());
+    let is_blackwell = ["b200", "b300", "gb200", "gb300"].contains(&device.kind.as_str());
     if device.kind == "cpu-core" {
         return Reach {
             gemm: 1.0,
@@ -49,22 +59,10 @@ pub fn reach(device: &Device) -> Reach {
             misaligned: 1.0,
         };
     }
-    let ampere = Reach {
-        gemm: 0.740,
-        gemm_fp8: 0.508,
-        ramp_k: 32.0,
-        memory: 0.85,
-        flash1: 0.429,
-        flash2: 0.62,
-        cudnn: 0.6,
-        attention_backward: 0.644,
-        scores: 2.332,
-        misaligned: 0.063,
-    };
-    if !hopper && !blackwell {
-        return ampere;
+    if !is_hopper && !is_blackwell {
+        return ampere();
     }
-    let hopper = Reach { gemm: 0.622, flash1: 0.242, flash2: 0.36, cudnn: 0.628, ..ampere };
+    let hopper = hopper();
     // what the best measured product reaches beside Hopper's best (stas00/ml-engineering, accelerator page: H100 0.803 in
     // 16 and 0.709 in 8 bits); other kernels as on Hopper
     let beside = |sixteen: f64, eight: f64| Reach {
@@ -82,7 +80,53 @@ pub fn reach(device: &Device) -> Reach {
     }
 }
 
+fn ampere() -> Reach {
+    Reach {
+        gemm: 0.740,
+        gemm_fp8: 0.508,
+        ramp_k: 32.0,
+        memory: 0.85,
+        flash1: 0.429,
+        flash2: 0.62,
+        cudnn: 0.6,
+        attention_backward: 0.644,
+        scores: 2.332,
+        misaligned: 0.063,
+    }
+}
+
+fn hopper() -> Reach {
+    Reach { gemm: 0.622, flash1: 0.242, flash2: 0.36, cudnn: 0.628, ..ampere() }
+}
+
 impl Reach {
+    /// Its numbers by the words of cluster files.
+    fn fields(&mut self) -> [(&'static str, &mut f64); 10] {
+        [
+            ("gemm", &mut self.gemm),
+            ("gemm_fp8", &mut self.gemm_fp8),
+            ("ramp_k", &mut self.ramp_k),
+            ("memory", &mut self.memory),
+            ("flash1", &mut self.flash1),
+            ("flash2", &mut self.flash2),
+            ("cudnn", &mut self.cudnn),
+            ("attention_backward", &mut self.attention_backward),
+            ("scores", &mut self.scores),
+            ("misaligned", &mut self.misaligned),
+        ]
+    }
+
+    /// The words that cluster files have for them.
+    pub fn words() -> Vec<&'static str> {
+        let mut any = hopper();
+        any.fields().map(|(word, _)| word).to_vec()
+    }
+
+    /// Whether a word is a part of a peak, not a number of elements or times.
+    pub fn is_part(word: &str) -> bool {
+        !["ramp_k", "scores"].contains(&word)
+    }
+
     /// What an attention kernel reaches.
     pub fn attention(&self, kernel: Attention) -> f64 {
         match kernel {

@@ -7,6 +7,7 @@
 
 mod acts;
 mod crowd;
+pub mod gpu;
 
 use std::time::Duration;
 
