@@ -25,12 +25,65 @@ const OPTIMIZERS: &[Choice] = &[
         ],
     ),
     ("sgd", &[("momentum", 0.9, Range::Fraction), ("decay", 0.0, Range::NotNegative)]),
+    (
+        "adam",
+        &[
+            ("beta1", 0.9, Range::Fraction),
+            ("beta2", 0.999, Range::Fraction),
+            ("eps", 1e-8, Range::Positive),
+            ("decay", 0.0, Range::NotNegative),
+        ],
+    ),
+    (
+        "adafactor",
+        &[
+            ("power", 0.8, Range::Positive),
+            ("eps", 1.1920928955078125e-7, Range::Positive),
+            ("floor", 1e-3, Range::Positive),
+            ("limit", 1.0, Range::Positive),
+            ("decay", 0.0, Range::NotNegative),
+        ],
+    ),
+    (
+        "lamb",
+        &[
+            ("beta1", 0.9, Range::Fraction),
+            ("beta2", 0.999, Range::Fraction),
+            ("eps", 1e-6, Range::Positive),
+            ("decay", 0.01, Range::NotNegative),
+        ],
+    ),
+    (
+        "lars",
+        &[
+            ("momentum", 0.9, Range::Fraction),
+            ("trust", 1e-3, Range::Positive),
+            ("decay", 1e-4, Range::NotNegative),
+            ("eps", 1e-8, Range::NotNegative),
+        ],
+    ),
+    ("lion", &[("beta1", 0.9, Range::Fraction), ("beta2", 0.99, Range::Fraction), ("decay", 0.1, Range::NotNegative)]),
+    (
+        "muon",
+        &[
+            ("momentum", 0.95, Range::Fraction),
+            ("beta1", 0.9, Range::Fraction),
+            ("beta2", 0.95, Range::Fraction),
+            ("eps", 1e-8, Range::Positive),
+            ("decay", 0.1, Range::NotNegative),
+        ],
+    ),
 ];
 /// Options of each schedule, with defaults.
 const SCHEDULES: &[Choice] = &[
     ("constant", &[]),
     ("cosine", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
     ("linear", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
+    ("inverse_sqrt", &[("warmup", 100.0, Range::Steps)]),
+    (
+        "wsd",
+        &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("decay", 200.0, Range::Steps), ("min", 0.0, Range::Share)],
+    ),
 ];
 
 type Choice = (&'static str, &'static [(&'static str, f64, Range)]);
@@ -393,6 +446,12 @@ impl<'a> Reader<'a, '_> {
         let (word, values) = self.choice("optimizer", OPTIMIZERS, "adamw");
         match (word, self.options(OPTIMIZERS, word, &values).as_slice()) {
             ("sgd", &[momentum, decay]) => Optimizer::Sgd { momentum, decay },
+            ("adam", &[beta1, beta2, eps, decay]) => Optimizer::Adam { beta1, beta2, eps, decay },
+            ("adafactor", &[power, eps, floor, limit, decay]) => Optimizer::Adafactor { power, eps, floor, limit, decay },
+            ("lamb", &[beta1, beta2, eps, decay]) => Optimizer::Lamb { beta1, beta2, eps, decay },
+            ("lars", &[momentum, trust, decay, eps]) => Optimizer::Lars { momentum, trust, decay, eps },
+            ("lion", &[beta1, beta2, decay]) => Optimizer::Lion { beta1, beta2, decay },
+            ("muon", &[momentum, beta1, beta2, eps, decay]) => Optimizer::Muon { momentum, beta1, beta2, eps, decay },
             (_, &[beta1, beta2, eps, decay]) => Optimizer::AdamW { beta1, beta2, eps, decay },
             _ => Optimizer::adamw(),
         }
@@ -400,20 +459,36 @@ impl<'a> Reader<'a, '_> {
 
     fn schedule(&mut self) -> Schedule {
         let (word, values) = self.choice("schedule", SCHEDULES, "constant");
-        let &[warmup, steps, min] = self.options(SCHEDULES, word, &values).as_slice() else { return Schedule::Constant };
-        let (warmup, steps) = (warmup as u64, steps as u64);
-        if warmup > steps {
-            let mut diagnostic = Diagnostic::new(
-                "partita::train::out_of_range",
-                format!("the warm-up of {warmup} steps is longer than the schedule's {steps}"),
-            );
-            if let Some(span) = values[0].span.or(values[1].span) {
-                diagnostic = diagnostic.label(span, "set here");
+        match (word, self.options(SCHEDULES, word, &values).as_slice()) {
+            ("inverse_sqrt", &[warmup]) => Schedule::InverseSqrt { warmup: warmup as u64 },
+            ("wsd", &[warmup, steps, decay, min]) => {
+                let [warmup, steps, decay] = [warmup, steps, decay].map(|number| number as u64);
+                if warmup.saturating_add(decay) > steps {
+                    let message = format!("a rise of {warmup} steps and a fall of {decay} are longer than the schedule's {steps}");
+                    self.too_long(message, values[0].span.or(values[2].span).or(values[1].span));
+                }
+                let decay = decay.min(steps);
+                Schedule::Wsd { warmup: warmup.min(steps - decay), steps, decay, min }
             }
-            self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));
+            (word, &[warmup, steps, min]) => {
+                let (warmup, steps) = (warmup as u64, steps as u64);
+                if warmup > steps {
+                    let message = format!("the warm-up of {warmup} steps is longer than the schedule's {steps}");
+                    self.too_long(message, values[0].span.or(values[1].span));
+                }
+                let warmup = warmup.min(steps);
+                if word == "cosine" { Schedule::Cosine { warmup, steps, min } } else { Schedule::Linear { warmup, steps, min } }
+            }
+            _ => Schedule::Constant,
         }
-        let (warmup, steps) = (warmup.min(steps), steps);
-        if word == "cosine" { Schedule::Cosine { warmup, steps, min } } else { Schedule::Linear { warmup, steps, min } }
+    }
+
+    fn too_long(&mut self, message: String, span: Option<Span>) {
+        let mut diagnostic = Diagnostic::new("partita::train::out_of_range", message);
+        if let Some(span) = span {
+            diagnostic = diagnostic.label(span, "set here");
+        }
+        self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));
     }
 }
 

@@ -7,14 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Builder;
-use crate::formula::{Formula, lit, x};
+use crate::formula::{lit, x};
 use crate::grad::{GradError, Recompute, differentiate};
-use crate::graph::{Assign, Class, Def, Graph, Init, Kind, Leaf, Loss, PhaseKind, Supplied};
+use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, Loss, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
 use crate::rewrite;
 use crate::rule::Reduce;
-use crate::scalar::{Binary, Expr, Unary};
-use crate::train::{Optimizer, Schedule, Train};
+use crate::scalar::Expr;
+use crate::train::Train;
+
+mod update;
+
+use update::Update;
 
 /// What can be chosen about the step's graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -90,30 +94,12 @@ fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
     Ok(count)
 }
 
-/// The schedule's factor times the rate, of the step number.
-fn learning_rate(train: &Train) -> Formula {
-    let step = x(0);
-    let (warmup, steps, min) = match train.schedule {
-        Schedule::Constant => return lit(train.lr),
-        Schedule::Cosine { warmup, steps, min } | Schedule::Linear { warmup, steps, min } => (warmup as f64, steps as f64, min),
-    };
-    let span = (steps - warmup).max(1.0);
-    let progress = step.clone().at_most(lit(steps)).select((step.clone() - lit(warmup)) / lit(span), lit(1.0)).min(lit(1.0));
-    let left = match train.schedule {
-        Schedule::Cosine { .. } => lit(0.5) * (lit(1.0) + (lit(std::f64::consts::PI) * progress).unary(Unary::Cos)),
-        _ => lit(1.0) - progress,
-    };
-    let rise = step.clone() / lit(warmup.max(1.0));
-    let factor = step.below(lit(warmup)).select(rise, lit(min) + lit(1.0 - min) * left);
-    lit(train.lr) * factor
-}
-
 fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
     let step = b.leaf("step", &[], Leaf::Supplied(Supplied::StepNumber));
-    let lr = b.map("lr", &[step], &[], None, learning_rate(train).expr());
+    let lr = b.map("lr", &[step], &[], None, update::learning_rate(train).expr());
     let outer: Vec<ValueId> = gradients.keys().copied().filter(|param| b.graph.value(*param).within.is_none()).collect();
     let loops: BTreeSet<LoopId> = gradients.keys().filter_map(|param| b.graph.value(*param).within).collect();
     let inside = |b: &Builder, id: LoopId| -> Vec<ValueId> {
@@ -150,23 +136,14 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         let ratio = lit(limit) / (x(0) + lit(1e-6));
         b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
     });
-    let corrections = match train.optimizer {
-        Optimizer::AdamW { beta1, beta2, .. } => {
-            let mut correction = |beta: f64| {
-                let expr = (lit(1.0) - lit(beta).binary(Binary::Pow, x(0))).expr();
-                b.map("correction", &[step], &[], None, expr)
-            };
-            Some((correction(beta1), correction(beta2)))
-        }
-        Optimizer::Sgd { .. } => None,
-    };
+    let update = Update::new(b, train, step, lr, scale);
     for param in outer {
-        update(b, train, param, totals[&param], lr, scale, corrections);
+        update.of(b, param, totals[&param]);
     }
     for id in loops {
         b.begin_repeat_over(id, &[]);
         for param in inside(b, id) {
-            update(b, train, param, totals[&param], lr, scale, corrections);
+            update.of(b, param, totals[&param]);
         }
         b.end_repeat(&[], false);
     }
@@ -188,61 +165,6 @@ fn gradient_at_rest(b: &mut Builder, param: ValueId, parts: &[ValueId]) -> Value
     match rest[..] {
         [only] => only,
         _ => b.map("meet", &rest, &dims, None, Expr::sum(rest.len())),
-    }
-}
-
-fn update(
-    b: &mut Builder,
-    train: &Train,
-    param: ValueId,
-    gradient: ValueId,
-    lr: ValueId,
-    scale: Option<ValueId>,
-    corrections: Option<(ValueId, ValueId)>,
-) {
-    let name = b.graph.value(param).name.clone();
-    let dims = b.dims(param);
-    let state = |b: &mut Builder, slot: &str| {
-        let leaf = Leaf::State { init: Init::Constant(0.0), of: Some(param), slot: slot.to_owned() };
-        b.leaf(&format!("{name}.{slot}"), &dims, leaf)
-    };
-    // operand 1 is the gradient, operand 2 the clipping factor if there is one
-    let mut read = vec![gradient];
-    read.extend(scale);
-    let clipped = |first: usize| if scale.is_some() { x(first) * x(first + 1) } else { x(first) };
-    let assign = |b: &mut Builder, target: ValueId, value: ValueId| b.graph.assigns.push(Assign { target, value });
-    match (train.optimizer, corrections) {
-        (Optimizer::AdamW { beta1, beta2, eps, decay }, Some((first, second))) => {
-            let (m, v) = (state(b, "m"), state(b, "v"));
-            let operands = |state: ValueId| [&[state], &read[..]].concat();
-            let g = clipped(1);
-            let next_m = b.map("m", &operands(m), &dims, None, (lit(beta1) * x(0) + lit(1.0 - beta1) * g.clone()).expr());
-            let next_v = b.map("v", &operands(v), &dims, None, (lit(beta2) * x(0) + lit(1.0 - beta2) * (g.clone() * g)).expr());
-            // p (1 − lr decay) − lr (m/c1) / (√(v/c2) + eps), operands p m v lr c1 c2
-            let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
-            let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(3) * direction;
-            let next = b.map(&name, &[param, next_m, next_v, lr, first, second], &dims, None, next.expr());
-            assign(b, m, next_m);
-            assign(b, v, next_v);
-            assign(b, param, next);
-        }
-        (Optimizer::Sgd { momentum, decay }, _) => {
-            let direction = if momentum == 0.0 {
-                let next = b.map("clipped", &read, &dims, None, clipped(0).expr());
-                (next, None)
-            } else {
-                let m = state(b, "m");
-                let operands = [&[m], &read[..]].concat();
-                (b.map("m", &operands, &dims, None, (lit(momentum) * x(0) + clipped(1)).expr()), Some(m))
-            };
-            let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * x(1);
-            let next = b.map(&name, &[param, direction.0, lr], &dims, None, next.expr());
-            if let Some(m) = direction.1 {
-                assign(b, m, direction.0);
-            }
-            assign(b, param, next);
-        }
-        (Optimizer::AdamW { .. }, None) => unreachable!("AdamW comes with its corrections"),
     }
 }
 

@@ -8,6 +8,7 @@ mod ir {
     mod interpret;
     mod library;
     mod operators;
+    mod optimizers;
     mod sample;
     mod sharded;
     mod support;

@@ -288,7 +288,9 @@ impl<'a> Assembly<'a> {
         match leaf {
             Leaf::Param(_) => self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3)).collect(),
             Leaf::State { of, .. } => {
-                let others = of.filter(|of| *of != value).into_iter().flat_map(|of| self.needed(of));
+                // moments of its rows or columns have other axes than the parameter
+                let dims = |value: ValueId| &self.graph.value(value).ty.dims;
+                let others = of.filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
                 self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1)).collect()
             }
             Leaf::Accumulated(from) => {

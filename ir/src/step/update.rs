@@ -1,0 +1,376 @@
+//! Optimizers and schedules as operators of the update phase.
+//!
+//! Every norm is of a logical parameter (one iteration's, of a repeated block), so it is the same number under every layout.
+
+use std::f64::consts::PI;
+
+use crate::axis::Role;
+use crate::build::Builder;
+use crate::formula::{Formula, lit, x};
+use crate::graph::{Assign, Class, Init, Leaf};
+use crate::id::{AxisId, ValueId};
+use crate::rule::{Access, DimAccess, Reduce, Rule};
+use crate::scalar::{Binary, Expr, Unary};
+use crate::train::{Optimizer, Schedule, Train};
+
+/// The schedule's factor times the rate, of the step number.
+pub(super) fn learning_rate(train: &Train) -> Formula {
+    let step = x(0);
+    let rise = |warmup: f64| x(0) / lit(warmup.max(1.0));
+    // how far from `start` to `end`, at most 1
+    let progress = |start: f64, end: f64| {
+        let span = (end - start).max(1.0);
+        x(0).at_most(lit(end)).select((x(0) - lit(start)) / lit(span), lit(1.0)).min(lit(1.0))
+    };
+    let fall = |left: Formula, min: f64| lit(min) + lit(1.0 - min) * left;
+    let (warmup, then) = match train.schedule {
+        Schedule::Constant => return lit(train.lr),
+        Schedule::Cosine { warmup, steps, min } => {
+            let left = lit(0.5) * (lit(1.0) + (lit(PI) * progress(warmup as f64, steps as f64)).unary(Unary::Cos));
+            (warmup, fall(left, min))
+        }
+        Schedule::Linear { warmup, steps, min } => (warmup, fall(lit(1.0) - progress(warmup as f64, steps as f64), min)),
+        Schedule::InverseSqrt { warmup } => (warmup, (lit(warmup.max(1) as f64) / step.clone()).sqrt()),
+        Schedule::Wsd { warmup, steps, decay, min } => {
+            let left = lit(1.0) - progress((steps - decay) as f64, steps as f64).max(lit(0.0));
+            (warmup, fall(left, min))
+        }
+    };
+    lit(train.lr) * step.below(lit(warmup as f64)).select(rise(warmup as f64), then)
+}
+
+/// What the updates of all parameters share.
+pub(super) struct Update<'a> {
+    train: &'a Train,
+    step: ValueId,
+    lr: ValueId,
+    /// The factor of clipping.
+    scale: Option<ValueId>,
+    /// `1 − βᵗ` of both moments.
+    corrections: Option<(ValueId, ValueId)>,
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn new(b: &mut Builder, train: &'a Train, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
+        let corrections = match train.optimizer {
+            Optimizer::AdamW { beta1, beta2, .. }
+            | Optimizer::Adam { beta1, beta2, .. }
+            | Optimizer::Lamb { beta1, beta2, .. }
+            | Optimizer::Muon { beta1, beta2, .. } => {
+                let mut correction = |beta: f64| {
+                    let expr = (lit(1.0) - lit(beta).binary(Binary::Pow, x(0))).expr();
+                    b.map("correction", &[step], &[], None, expr)
+                };
+                Some((correction(beta1), correction(beta2)))
+            }
+            _ => None,
+        };
+        Self { train, step, lr, scale, corrections }
+    }
+
+    /// Assigns a parameter and its states.
+    pub(super) fn of(&self, b: &mut Builder, param: ValueId, gradient: ValueId) {
+        let mut one = One { shared: self, name: b.graph.value(param).name.clone(), dims: b.dims(param), b, param, gradient };
+        match self.train.optimizer {
+            Optimizer::Sgd { momentum, decay } => one.sgd(momentum, decay),
+            Optimizer::AdamW { beta1, beta2, eps, decay } => one.adamw(beta1, beta2, eps, decay),
+            Optimizer::Adam { beta1, beta2, eps, decay } => one.adam(beta1, beta2, eps, decay),
+            Optimizer::Adafactor { power, eps, floor, limit, decay } => one.adafactor(power, eps, floor, limit, decay),
+            Optimizer::Lamb { beta1, beta2, eps, decay } => one.lamb(beta1, beta2, eps, decay),
+            Optimizer::Lars { momentum, trust, decay, eps } => one.lars(momentum, trust, decay, eps),
+            Optimizer::Lion { beta1, beta2, decay } => one.lion(beta1, beta2, decay),
+            Optimizer::Muon { momentum, beta1, beta2, eps, decay } => {
+                if one.is_matrix() {
+                    one.muon(momentum, decay);
+                } else {
+                    one.adamw(beta1, beta2, eps, decay);
+                }
+            }
+        }
+    }
+}
+
+/// The update of one parameter.
+struct One<'a, 'b> {
+    b: &'b mut Builder,
+    shared: &'a Update<'a>,
+    param: ValueId,
+    gradient: ValueId,
+    name: String,
+    dims: Vec<AxisId>,
+}
+
+impl One<'_, '_> {
+    fn state_of(&mut self, slot: &str, dims: &[AxisId]) -> ValueId {
+        let leaf = Leaf::State { init: Init::Constant(0.0), of: Some(self.param), slot: slot.to_owned() };
+        self.b.leaf(&format!("{}.{slot}", self.name), dims, leaf)
+    }
+
+    fn state(&mut self, slot: &str) -> ValueId {
+        let dims = self.dims.clone();
+        self.state_of(slot, &dims)
+    }
+
+    fn assign(&mut self, target: ValueId, value: ValueId) {
+        self.b.graph.assigns.push(Assign { target, value });
+    }
+
+    /// An elementwise operator of the parameter's shape.
+    fn map(&mut self, name: &str, operands: &[ValueId], formula: &Formula) -> ValueId {
+        self.b.map(name, operands, &self.dims.clone(), None, formula.expr())
+    }
+
+    fn scalar(&mut self, name: &str, operands: &[ValueId], formula: &Formula) -> ValueId {
+        self.b.map(name, operands, &[], None, formula.expr())
+    }
+
+    /// The gradient as operands, and as a formula of operands from `first` on: clipped, if there is a factor.
+    fn clipped(&self, first: usize) -> (Vec<ValueId>, Formula) {
+        let operands = [self.gradient].into_iter().chain(self.shared.scale).collect();
+        (operands, if self.shared.scale.is_some() { x(first) * x(first + 1) } else { x(first) })
+    }
+
+    /// The clipped gradient as a value.
+    fn whole_gradient(&mut self) -> ValueId {
+        let (operands, g) = self.clipped(0);
+        if operands.len() == 1 { operands[0] } else { self.map("clipped", &operands, &g) }
+    }
+
+    /// The sum of squares.
+    fn squares(&mut self, value: ValueId) -> ValueId {
+        self.b.map("square", &[value], &[], Some(Reduce::Sum), (x(0) * x(0)).expr())
+    }
+
+    fn elements(&self) -> f64 {
+        self.dims.iter().map(|axis| self.b.graph.size(*axis) as f64).product()
+    }
+
+    fn sgd(&mut self, momentum: f64, decay: f64) {
+        let lr = self.shared.lr;
+        let direction = if momentum == 0.0 {
+            let (read, g) = self.clipped(0);
+            self.map("clipped", &read, &g)
+        } else {
+            let m = self.state("m");
+            let (read, g) = self.clipped(1);
+            let next = self.map("m", &[&[m], &read[..]].concat(), &(lit(momentum) * x(0) + g));
+            self.assign(m, next);
+            next
+        };
+        self.descend(direction, decay, lr);
+    }
+
+    /// `p (1 − lr decay) − lr direction`.
+    fn descend(&mut self, direction: ValueId, decay: f64, lr: ValueId) {
+        let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * x(1);
+        let name = self.name.clone();
+        let next = self.map(&name, &[self.param, direction, lr], &next);
+        self.assign(self.param, next);
+    }
+
+    /// Both moments, moved on by the gradient: `formula` of operands from 1 on.
+    fn moments(&mut self, beta1: f64, beta2: f64, read: &[ValueId], g: &Formula) -> (ValueId, ValueId) {
+        let (m, v) = (self.state("m"), self.state("v"));
+        let operands = |state: ValueId| [&[state], read].concat();
+        let next_m = self.map("m", &operands(m), &(lit(beta1) * x(0) + lit(1.0 - beta1) * g.clone()));
+        let next_v = self.map("v", &operands(v), &(lit(beta2) * x(0) + lit(1.0 - beta2) * (g.clone() * g.clone())));
+        self.assign(m, next_m);
+        self.assign(v, next_v);
+        (next_m, next_v)
+    }
+
+    fn corrections(&self) -> (ValueId, ValueId) {
+        self.shared.corrections.expect("optimizers with two moments come with their corrections")
+    }
+
+    fn adamw(&mut self, beta1: f64, beta2: f64, eps: f64, decay: f64) {
+        let (first, second) = self.corrections();
+        let (read, g) = self.clipped(1);
+        let (m, v) = self.moments(beta1, beta2, &read, &g);
+        // p (1 − lr decay) − lr (m/c1) / (√(v/c2) + eps), operands p m v lr c1 c2
+        let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
+        let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(3) * direction;
+        let name = self.name.clone();
+        let next = self.map(&name, &[self.param, m, v, self.shared.lr, first, second], &next);
+        self.assign(self.param, next);
+    }
+
+    fn adam(&mut self, beta1: f64, beta2: f64, eps: f64, decay: f64) {
+        let (first, second) = self.corrections();
+        let (mut read, mut g) = self.clipped(1);
+        if decay > 0.0 {
+            g = g + lit(decay) * x(1 + read.len());
+            read.push(self.param);
+        }
+        let (m, v) = self.moments(beta1, beta2, &read, &g);
+        let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
+        let name = self.name.clone();
+        let next = self.map(&name, &[self.param, m, v, self.shared.lr, first, second], &(x(0) - x(3) * direction));
+        self.assign(self.param, next);
+    }
+
+    fn lamb(&mut self, beta1: f64, beta2: f64, eps: f64, decay: f64) {
+        let (first, second) = self.corrections();
+        let (read, g) = self.clipped(1);
+        let (m, v) = self.moments(beta1, beta2, &read, &g);
+        let direction = (x(1) / x(3)) / ((x(2) / x(4)).sqrt() + lit(eps)) + lit(decay) * x(0);
+        let direction = self.map("direction", &[self.param, m, v, first, second], &direction);
+        let mut lr = self.shared.lr;
+        if self.dims.len() > 1 {
+            let norms = [self.squares(self.param), self.squares(direction)];
+            let both = lit(0.0).below(x(1)) * lit(0.0).below(x(2));
+            let trusted = both.select(x(0) * (x(1) / x(2)).sqrt(), x(0));
+            lr = self.scalar("trusted", &[lr, norms[0], norms[1]], &trusted);
+        }
+        self.descend(direction, 0.0, lr);
+    }
+
+    fn lars(&mut self, momentum: f64, trust: f64, decay: f64, eps: f64) {
+        let (m, lr) = (self.state("m"), self.shared.lr);
+        let next = if self.dims.len() > 1 {
+            let g = self.whole_gradient();
+            let norms = [self.squares(self.param), self.squares(g)];
+            let both = lit(0.0).below(x(0)) * lit(0.0).below(x(1));
+            let (of_param, of_gradient) = (x(0).sqrt(), x(1).sqrt());
+            let rate = lit(trust) * of_param.clone() / (of_gradient + lit(decay) * of_param + lit(eps));
+            let rate = self.scalar("trusted", &norms, &both.select(rate, lit(1.0)));
+            self.map("m", &[m, g, self.param, rate], &(lit(momentum) * x(0) + x(3) * (x(1) + lit(decay) * x(2))))
+        } else {
+            let (read, g) = self.clipped(1);
+            self.map("m", &[&[m], &read[..]].concat(), &(lit(momentum) * x(0) + g))
+        };
+        self.assign(m, next);
+        self.descend(next, 0.0, lr);
+    }
+
+    fn lion(&mut self, beta1: f64, beta2: f64, decay: f64) {
+        let m = self.state("m");
+        let (read, g) = self.clipped(1);
+        let operands = [&[m], &read[..]].concat();
+        let direction = (lit(beta1) * x(0) + lit(1.0 - beta1) * g.clone()).unary(Unary::Sign);
+        let direction = self.map("direction", &operands, &direction);
+        let next = self.map("m", &operands, &(lit(beta2) * x(0) + lit(1.0 - beta2) * g));
+        self.assign(m, next);
+        self.descend(direction, decay, self.shared.lr);
+    }
+
+    /// The axes of a matrix of two or more: those of its rows and those of its columns, cut where the two together are shortest.
+    fn sides(&self) -> (Vec<AxisId>, Vec<AxisId>) {
+        let size = |axes: &[AxisId]| axes.iter().map(|axis| self.b.graph.size(*axis)).product::<u64>();
+        let cut = (1..self.dims.len()).min_by_key(|at| size(&self.dims[..*at]) + size(&self.dims[*at..])).unwrap_or(1);
+        (self.dims[..cut].to_vec(), self.dims[cut..].to_vec())
+    }
+
+    fn adafactor(&mut self, power: f64, eps: f64, floor: f64, limit: f64, decay: f64) {
+        let g = self.whole_gradient();
+        // what of the mean of squares is new, by the step
+        let fresh = self.scalar("fresh", &[self.shared.step], &x(0).binary(Binary::Pow, lit(-power)));
+        let toward = x(0) + x(2) * (x(1) - x(0));
+        let square = (x(0) * x(0)).expr();
+        let direction = if self.dims.len() > 1 {
+            let (rows, columns) = self.sides();
+            let size = |b: &Builder, axes: &[AxisId]| axes.iter().map(|axis| b.graph.size(*axis) as f64).product::<f64>();
+            let (n_rows, n_columns) = (size(self.b, &rows), size(self.b, &columns));
+            let mut side = |slot: &str, own: &[AxisId], others: f64| {
+                let state = self.state_of(slot, own);
+                let sum = self.b.map("squares", &[g], own, Some(Reduce::Sum), square.clone());
+                let next = x(0) + x(2) * (x(1) / lit(others) - x(0));
+                let next = self.b.map(slot, &[state, sum, fresh], own, None, next.expr());
+                self.assign(state, next);
+                next
+            };
+            let (row, column) = (side("row", &rows, n_columns), side("column", &columns, n_rows));
+            let total = self.b.map("total", &[row], &[], Some(Reduce::Sum), Expr::operand(0));
+            let variance = x(1) * x(2) / (x(3) / lit(n_rows)).max(lit(eps));
+            self.map("direction", &[g, row, column, total], &(x(0) / variance.max(lit(eps * eps)).sqrt()))
+        } else {
+            let v = self.state("v");
+            let squared = self.map("squares", &[g], &(x(0) * x(0)));
+            let next = self.map("v", &[v, squared, fresh], &toward);
+            self.assign(v, next);
+            self.map("direction", &[g, next], &(x(0) / x(1).max(lit(eps * eps)).sqrt()))
+        };
+        let elements = self.elements();
+        let norms = [self.squares(self.param), self.squares(direction)];
+        let rate = x(0).min(lit(1.0) / x(3).sqrt()) * (x(1) / lit(elements)).sqrt().max(lit(floor));
+        let rate = rate / ((x(2) / lit(elements)).sqrt() / lit(limit)).max(lit(1.0));
+        let rate = self.scalar("rate", &[self.shared.lr, norms[0], norms[1], self.shared.step], &rate);
+        let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(2) * x(1);
+        let name = self.name.clone();
+        let next = self.map(&name, &[self.param, direction, rate, self.shared.lr], &next);
+        self.assign(self.param, next);
+    }
+
+    /// Whether Muon takes it: a matrix that is no table of a vocabulary.
+    fn is_matrix(&self) -> bool {
+        self.dims.len() > 1 && self.dims.iter().all(|axis| self.b.graph.axis(*axis).role != Role::Vocab)
+    }
+
+    fn muon(&mut self, momentum: f64, decay: f64) {
+        let g = self.whole_gradient();
+        let m = self.state("m");
+        let next = self.map("m", &[m, g], &(lit(momentum) * x(0) + lit(1.0 - momentum) * x(1)));
+        self.assign(m, next);
+        // Nesterov's: where the momentum will have gone
+        let ahead = self.map("ahead", &[g, next], &(lit(1.0 - momentum) * x(0) + lit(momentum) * x(1)));
+        let norm = self.squares(ahead);
+        let mut matrix = self.map("direction", &[ahead, norm], &(x(0) / x(1).sqrt().max(lit(1e-7))));
+        let (rows, columns) = self.sides();
+        let size = |b: &Builder, axes: &[AxisId]| axes.iter().map(|axis| b.graph.size(*axis)).product::<u64>();
+        let (short, long) =
+            if size(self.b, &rows) <= size(self.b, &columns) { (rows.clone(), columns.clone()) } else { (columns.clone(), rows.clone()) };
+        // the short side under two more names
+        let again = |b: &mut Builder| -> Vec<AxisId> {
+            short
+                .iter()
+                .map(|axis| (b.graph.axis(*axis).name.clone(), b.graph.size(*axis)))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(|(name, size)| b.axis(&name, size, Role::None))
+                .collect()
+        };
+        let (second, third) = (again(self.b), again(self.b));
+        // Keller Jordan's coefficients, five times
+        let [a, b, c] = [3.4445, -4.7750, 2.0315];
+        let square: Vec<AxisId> = [&short[..], &second[..]].concat();
+        for _ in 0..5 {
+            let named =
+                |from: &[AxisId], to: &[AxisId]| -> Vec<(AxisId, AxisId)> { from.iter().copied().zip(to.iter().copied()).collect() };
+            let gram = self.product("gram", [matrix, matrix], [&[], &named(&short, &second)], &square, &long);
+            let twice = self.product("twice", [gram, gram], [&named(&second, &third), &named(&short, &third)], &square, &third);
+            let sum = self.b.map("polynomial", &[gram, twice], &square, None, (lit(b) * x(0) + lit(c) * x(1)).expr());
+            let dims = self.dims.clone();
+            let turned = self.product("turned", [sum, matrix], [&[], &named(&short, &second)], &dims, &second);
+            matrix = self.map("direction", &[matrix, turned], &(lit(a) * x(0) + x(1)));
+        }
+        // as long as what AdamW would do (Liu et al. 2025)
+        let longer = size(self.b, &rows).max(size(self.b, &columns)) as f64;
+        let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * lit(0.2 * longer.sqrt()) * x(1);
+        let name = self.name.clone();
+        let next = self.map(&name, &[self.param, matrix, self.shared.lr], &next);
+        self.assign(self.param, next);
+    }
+
+    /// A matrix product of two values some of whose axes go by other names, summed over `over`.
+    fn product(
+        &mut self,
+        name: &str,
+        operands: [ValueId; 2],
+        renamed: [&[(AxisId, AxisId)]; 2],
+        dims: &[AxisId],
+        over: &[AxisId],
+    ) -> ValueId {
+        let factors: Vec<AxisId> = dims.iter().chain(over).copied().collect();
+        let access = |operand: ValueId, renamed: &[(AxisId, AxisId)]| -> Access {
+            let walk = |axis: AxisId| {
+                let axis = renamed.iter().find(|(from, _)| *from == axis).map_or(axis, |(_, to)| *to);
+                DimAccess::factor(factors.iter().position(|factor| *factor == axis).expect("axes of a product are kept or summed"))
+            };
+            self.b.dims(operand).into_iter().map(walk).collect()
+        };
+        let accesses = vec![access(operands[0], renamed[0]), access(operands[1], renamed[1])];
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors, operands: accesses, result, reduce: Some(Reduce::Sum), expr: Expr::product(2) };
+        self.b.classed(Class::Optimizer, |b| b.rule(name, rule, &operands, dims))
+    }
+}
