@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every plan trains as one rank does: 20 steps of gpt and llama under many plans, with dropout, losses beside those of a
 # single rank. Exits with 1 if a loss differs by more than 1e-4, relative, or a run does not repeat to the byte.
-# Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh, STEPS=20 by default. Run by `make agreement`.
+# Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh [optimizers], STEPS=20 by default; `optimizers` runs the first part only. Run by `make agreement`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,7 @@ work=target/agreement
 rm -rf "$work"
 mkdir -p "$work"
 sizes=(--set layers=4 --set hidden=256 --set ffn=1024 --set vocab=8192 --set seq=256 --set batch=8 --set precision=f32 --set dropout=0.1)
+extra=()
 failed=0
 
 # train MODEL PINS LOG [option]...: on as many ranks as the degrees multiply to
@@ -24,7 +25,7 @@ train() {
         "$(nproc)" "$ranks" >"$work/cluster.toml"
     heads=(--set heads=4)
     [ "$model" = llama ] && heads=(--set heads=8 --set kv_heads=2)
-    "$partita" compile "models/$model.partita" --cluster "$work/cluster.toml" "${sizes[@]}" "${heads[@]}" --pin "$pins" \
+    "$partita" compile "models/$model.partita" --cluster "$work/cluster.toml" "${sizes[@]}" "${heads[@]}" "${extra[@]}" --pin "$pins" \
         -o "$work/plan" -q
     "$partita" run "$work/plan" --steps "$steps" --seed 1 --log "$log" -q "$@"
 }
@@ -74,7 +75,25 @@ repeats() {
     fi
 }
 
+# optimizers RATE WORD...: small models, under the plans that split what norms are taken of
+optimizers() {
+    local rate=$1 word pins
+    shift
+    for word in "$@"; do
+        extra=(--set "optimizer=$word" --set "lr=$rate" --set hidden=128 --set ffn=512 --set vocab=1024 --set seq=64)
+        echo "with $word:"
+        train gpt dp=1 "$work/gpt.jsonl"
+        for pins in tp=2 tp=4 dp=2,zero=1 dp=2,zero=3 dp=2,tp=2,zero=1 dp=4,zero=3 pp=2,mbs=2 pp=2,dp=2,zero=1,mbs=2; do
+            compare gpt "$pins"
+        done
+    done
+    extra=()
+}
+
 printf '%-6s %-44s %8s\n' model plan "worst of $steps losses"
+optimizers 0.003 adam adafactor lamb lion muon
+optimizers 1 lars
+[ "${1:-}" = optimizers ] && exit $failed
 train gpt dp=1 "$work/gpt.jsonl"
 compare gpt dp=1,recompute=full
 each dp=2 dp=4 tp=4 tp=4,sp=true dp=2,tp=2 cp=2 pp=2,mbs=1 pp=4,mbs=1 pp=2,dp=2,tp=2,mbs=1 dp=3
