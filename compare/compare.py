@@ -25,6 +25,7 @@ THREADS = len(os.sched_getaffinity(0))
 BATCH, SEQ, VOCAB, SEED, STEPS, ROUNDS = 8, 256, 8192, 1, 20, 5
 SIZES = {"layers": 4, "hidden": 256, "ffn": 1024, "vocab": VOCAB, "seq": SEQ, "batch": BATCH, "precision": "f32", "dropout": 0}
 MODELS = {"gpt": SIZES | {"heads": 4}, "llama": SIZES | {"heads": 8, "kv_heads": 2}}
+OPTIMIZERS = {"sgd": 0.05, "adam": 1e-3, "adafactor": 1e-2, "muon": 3e-3}
 TOLERANCE = 1e-4
 
 
@@ -79,6 +80,18 @@ def main():
         gradient_error = theirs["gradient_error"]
         failed |= not (loss_error <= TOLERANCE and gradient_error <= TOLERANCE)
         print(f"{model:8} {ours[0]:12.6f} {ours[-1]:12.6f} {loss_error:12.2e} {gradient_error:15.2e}", flush=True)
+
+    print(f"\n{STEPS} steps of gpt under other optimizers, from the same parameters")
+    for word, rate in OPTIMIZERS.items():
+        directory, weights = WORK / f"gpt-{word}", WORK / "gpt.safetensors"
+        settings = MODELS["gpt"] | {"optimizer": word, "lr": rate}
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        run(PARTITA, "compile", "models/gpt.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", directory)
+        ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
+        theirs = torch_run("gpt", weights, "--steps", STEPS, "--optimizer", word, "--lr", rate)["losses"]
+        loss_error = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+        failed |= not loss_error <= TOLERANCE
+        print(f"{word:9} {ours[0]:12.6f} {ours[-1]:12.6f} {loss_error:12.2e}", flush=True)
 
     model, weights, times = "gpt", WORK / "gpt.safetensors", {"partita": [], "PyTorch": []}
     for _ in range(ROUNDS):

@@ -13,6 +13,7 @@ runtime/src/data.rs documents it. Dropout is 0. Prints one JSON line:
 
 import argparse
 import json
+import math
 import mmap
 import statistics
 import time
@@ -133,6 +134,34 @@ def llama(p, tokens):
     return linear(F.rms_norm(x, (hidden,), p["gain"], 1e-6), p["head"])
 
 
+def matrix(value):
+    """A parameter of more than two axes as the matrix whose sides are shortest together, its axes cut in order."""
+    if value.dim() <= 2:
+        return value
+    sides = lambda cut: (math.prod(value.shape[:cut]), math.prod(value.shape[cut:]))
+    return value.view(min((sides(cut) for cut in range(1, value.dim())), key=sum))
+
+
+def optimizers(word, p, lr):
+    """What updates the parameters, with the settings that model files have by default."""
+    adamw = lambda values: torch.optim.AdamW(values, lr=lr, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+    if word == "adamw":
+        # the fused update is the fastest that PyTorch has on a CPU
+        return [adamw(p.values())]
+    if word == "adam":
+        return [torch.optim.Adam(p.values(), lr=lr, betas=(0.9, 0.999), eps=1e-8)]
+    if word == "sgd":
+        return [torch.optim.SGD(p.values(), lr=lr, momentum=0.9)]
+    if word == "adafactor":
+        return [torch.optim.Adafactor(p.values(), lr=lr)]
+    # Muon's own products are in bf16 there; here both are in 32 bits
+    torch.bfloat16 = torch.float32
+    takes = {name: value.dim() == 2 and name not in ("wte", "embedding", "head") for name, value in p.items()}
+    matrices = [value for name, value in p.items() if takes[name]]
+    others = [value for name, value in p.items() if not takes[name]]
+    return [torch.optim.Muon(matrices, lr=lr, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"), adamw(others)]
+
+
 def gradient_error(p, state):
     moments = read_safetensors(state)
     pairs = [(value.grad, moments[name + ".m"] / (1 - BETAS[0])) for name, value in p.items()]
@@ -151,26 +180,33 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--optimizer", choices=["adamw", "adam", "sgd", "adafactor", "muon"], default="adamw")
     parser.add_argument("--state", help="state.safetensors of a checkpoint after step 1")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    p = {name: value.requires_grad_() for name, value in read_safetensors(options.weights).items()}
+    read = read_safetensors(options.weights)
+    flat = {name: matrix(value).requires_grad_() for name, value in read.items()}
     forward = {"gpt": gpt, "llama": llama}[options.model]
     samples = Samples(options.data, options.seq, options.seed)
-    # the fused update is the fastest that PyTorch has on a CPU
-    optimizer = torch.optim.AdamW(p.values(), lr=options.lr, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+    if options.optimizer in ("adamw", "adam", "sgd"):
+        # what looks at single elements takes parameters as they are
+        flat = {name: value.requires_grad_() for name, value in read.items()}
+    updates = optimizers(options.optimizer, flat, options.lr)
     losses, seconds, error = [], [], None
     for step in range(options.steps):
         tokens, targets = samples.batch(step, options.batch)
         start = time.perf_counter()
-        optimizer.zero_grad()
+        for update in updates:
+            update.zero_grad()
+        p = {name: value.view(read[name].shape) for name, value in flat.items()}
         loss = F.cross_entropy(forward(p, tokens).flatten(0, 1), targets.flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(p.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(flat.values(), CLIP)
         if step == 0 and options.state:
-            error = gradient_error(p, options.state)
-        optimizer.step()
+            error = gradient_error(flat, options.state)
+        for update in updates:
+            update.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
     result = {"torch": torch.__version__, "losses": losses, "step_seconds": statistics.median(seconds[1:] or seconds), "gradient_error": error}

@@ -59,6 +59,8 @@ pub struct Prepared {
     pub sections: Vec<Section>,
     /// Weights by place.
     pub weights: BTreeMap<Place, Weights>,
+    /// Elements of moments for each element of the weights.
+    pub(super) moments: f64,
     /// Elements of weights that live before the blocks and are read behind them too.
     pub(super) copies: f64,
     /// The cut into chunks.
@@ -246,6 +248,7 @@ impl Prepared {
         Ok(Self {
             sections,
             weights,
+            moments: states::moments(graph),
             copies,
             cut,
             chunks,

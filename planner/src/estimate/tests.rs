@@ -338,3 +338,18 @@ fn parts_that_do_not_lead_are_packed() {
     assert!(packed("partita", 2).contains(&(Collective::AllGather, 2.0 * 4.0 / 3.0)), "{:?}", packed("partita", 2));
     assert!(packed("megatron", 2).iter().all(|(_, packed)| *packed == 0.0));
 }
+
+/// Moments are counted in the graph: two of Adam's, one of Lion's, next to none of Adafactor's.
+#[test]
+fn optimizers_hold_what_they_keep() {
+    let on = cluster(&[8]);
+    let held = |optimizer: &str| {
+        let model = gpt("gpt.partita", &[("batch", "16"), ("optimizer", optimizer)]);
+        let memory = estimate(&prepared(&model, &on, "megatron", &decisions(8, 1, 1)), &on, "megatron").memory;
+        // the master copy is there in any case
+        memory.optimizer / (memory.gradients / 4.0) - 4.0
+    };
+    assert!((held("adamw") - 8.0).abs() < 1e-9 && (held("lamb") - 8.0).abs() < 1e-9, "{} {}", held("adamw"), held("lamb"));
+    assert!((held("lion") - 4.0).abs() < 1e-9 && (held("muon") - 4.0).abs() < 1.0, "{} {}", held("lion"), held("muon"));
+    assert!(held("adafactor") > 0.0 && held("adafactor") < 0.1, "{}", held("adafactor"));
+}
