@@ -254,6 +254,40 @@ fn long_lines_break_in_brackets() {
     becomes(&format!("x = {a} + {b} + {a}\n"), &format!("x = {a} + {b} + {a}\n"));
 }
 
+/// Long expressions of calls, lists and operators, with a comment here and there.
+#[test]
+fn long_expressions_are_stable_and_fit() {
+    fn expression(dice: &mut Dice, depth: usize) -> String {
+        let name = |dice: &mut Dice| "abcdefghijklmnopqrstuvw"[..1 + dice.below(20)].to_owned();
+        if depth == 0 {
+            return name(dice);
+        }
+        let next = |dice: &mut Dice| expression(dice, depth - 1);
+        match dice.below(8) {
+            0 => name(dice),
+            1 => format!("-{}", next(dice)),
+            2 => format!("({})", next(dice)),
+            3 => format!("{} {} {}", next(dice), ["+", "-", "*", "/"][dice.below(4)], next(dice)),
+            4 => format!("({})[{} -> {} * {}]", next(dice), name(dice), name(dice), name(dice)),
+            _ => {
+                let arguments: Vec<String> = (0..dice.below(5)).map(|_| next(dice)).collect();
+                let comma = [", ", ", # comment\n"][usize::from(dice.below(9) == 0)];
+                format!("{}[{}, {}]({})", name(dice), name(dice), name(dice), arguments.join(comma))
+            }
+        }
+    }
+    let mut dice = Dice(4);
+    for _ in 0..2000 {
+        let text = format!("if f({}) {{\n", expression(&mut dice, 6)) + &format!("x = f({})\n}}\n", expression(&mut dice, 6));
+        let formatted = stable(&text);
+        assert_eq!(parts(&formatted).1, parts(&text).1, "{text}");
+        for line in formatted.lines() {
+            let code = line.split('#').next().unwrap_or_default().trim_end();
+            assert!(code.len() <= 120, "{formatted}");
+        }
+    }
+}
+
 #[test]
 fn comments_inside_brackets() {
     becomes("x = f( # head\na, # one\n# before\nb # two\n)\n", "x = f(  # head\n    a,  # one\n    # before\n    b,  # two\n)\n");
