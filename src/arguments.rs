@@ -50,6 +50,8 @@ impl Shown {
 pub enum Command {
     /// Read a model and say what is wrong with it, or what it is.
     Check(CheckArguments),
+    /// Format model files: spaces, columns and line breaks, never what they mean.
+    Fmt(FmtArguments),
     /// Find the fastest plan that fits. Needs no GPU.
     Plan(PlanArguments),
     /// Plan, and write the programs of all ranks into a directory.
@@ -100,6 +102,19 @@ pub enum Format {
 pub struct CheckArguments {
     #[command(flatten)]
     pub model: ModelArguments,
+    /// How to print what the model is; as JSON, what is wrong with it is printed too, as a list.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct FmtArguments {
+    /// Model files (`.partita`), which are written in place; `-` reads the standard input and prints.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write nothing; name the files that would change, and end with exit code 1 if there are any.
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// What to plan, where, and what is already decided.

@@ -1,11 +1,13 @@
 //! `partita check`: reads a model and says everything that is wrong with it.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
-use partita_frontend::{Model, Setting, Source, load};
+use partita_frontend::{Diagnostic, Model, Setting, Source, load};
 use partita_ir::graph::{Class, Kind};
+use serde::Serialize;
 
-use crate::arguments::{CheckArguments, ModelArguments, Shown};
+use crate::arguments::{CheckArguments, Format, ModelArguments, Shown};
 use crate::failure::{Failure, print, read};
 use crate::table::{count, heading, table};
 
@@ -17,37 +19,156 @@ pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
     load(Source { name: &name, text: &text }, &settings).map_err(|diagnostics| Failure::Told { source: Some((name, text)), diagnostics })
 }
 
+/// What `--format json` prints of a model.
+#[derive(Serialize)]
+struct Checked {
+    model: String,
+    /// Numbers in all parameters, those of every instance.
+    parameters: u64,
+    repeats: Vec<Repeat>,
+    /// Primitive operators, those of a repeat once.
+    operators: usize,
+    /// The same by class.
+    classes: BTreeMap<&'static str, usize>,
+    settings: BTreeMap<String, String>,
+    /// The graph in its text form, with `--verbose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Repeat {
+    name: String,
+    count: u64,
+}
+
+/// What `--format json` prints of an error. Without a place, as of a misspelt `--set`, there is no file.
+#[derive(Serialize)]
+struct Wrong<'a> {
+    code: &'a str,
+    message: &'a str,
+    file: Option<&'a str>,
+    line: Option<usize>,
+    column: Option<usize>,
+    /// Behind its last character.
+    end: Option<Position>,
+    help: Option<&'a str>,
+    /// All places with what is said of them, the one above first.
+    labels: Vec<Label<'a>>,
+}
+
+/// Both from 1; a column is a character.
+#[derive(Clone, Copy, Serialize)]
+struct Position {
+    line: usize,
+    column: usize,
+}
+
+#[derive(Serialize)]
+struct Label<'a> {
+    line: usize,
+    column: usize,
+    end: Position,
+    text: &'a str,
+}
+
+pub fn check(arguments: &CheckArguments, shown: &Shown) -> Result<(), Failure> {
+    match (model(&arguments.model), arguments.format) {
+        (Ok(model), format) => {
+            let violations = partita_ir::verify::verify(&model.graph);
+            assert!(violations.is_empty(), "a checked model is a legal graph: {violations:?}");
+            match format {
+                Format::Json => print(&json(&checked(&model, shown))),
+                Format::Text if shown.quiet => Ok(()),
+                Format::Text => print(&text(&model, shown)),
+            }
+        }
+        (Err(Failure::Told { source, diagnostics }), Format::Json) => {
+            let source = source.as_ref().map(|(name, text)| Source { name, text });
+            print(&json(&diagnostics.iter().map(|diagnostic| wrong(source, diagnostic)).collect::<Vec<_>>()))?;
+            Err(Failure::Shown)
+        }
+        (Err(failure), _) => Err(failure),
+    }
+}
+
 /// The parameters of a model, all instances counted.
 fn parameters(model: &Model) -> u64 {
     let graph = &model.graph;
     graph.params().map(|param| graph.elements(param) * graph.iterations(graph.value(param).within)).sum()
 }
 
-pub fn check(arguments: &CheckArguments, shown: &Shown) -> Result<(), Failure> {
-    let model = model(&arguments.model)?;
-    let graph = &model.graph;
-    let violations = partita_ir::verify::verify(graph);
-    assert!(violations.is_empty(), "a checked model is a legal graph: {violations:?}");
-    if shown.quiet {
-        return Ok(());
-    }
+/// The primitive operators of a model by class, those that there are.
+fn classes(model: &Model) -> Vec<(&'static str, usize)> {
+    let primitives = model.graph.ops.iter().filter(|op| matches!(op.kind, Kind::Map(_)));
+    let of_class = |class: Class| primitives.clone().filter(|op| op.class == class).count();
+    Class::ALL.iter().map(|(class, word)| (*word, of_class(*class))).filter(|(_, n)| *n > 0).collect()
+}
+
+fn text(model: &Model, shown: &Shown) -> String {
     let color = shown.colored(std::io::stdout().is_terminal());
-    let repeats: Vec<String> = graph.loops.iter().map(|repeated| format!("{} × {}", repeated.count, repeated.name)).collect();
-    let mut text = heading(&format!("{}: {}", model.name, count(parameters(&model), "parameter")), color);
+    let repeats: Vec<String> = model.graph.loops.iter().map(|repeated| format!("{} × {}", repeated.count, repeated.name)).collect();
+    let mut text = heading(&format!("{}: {}", model.name, count(parameters(model), "parameter")), color);
     if !repeats.is_empty() {
         text += &format!("  repeats    {}\n", repeats.join(", "));
     }
-    let primitives = graph.ops.iter().filter(|op| matches!(op.kind, Kind::Map(_)));
-    let of_class = |class: Class| primitives.clone().filter(|op| op.class == class).count();
-    let classes = Class::ALL.iter().map(|(class, word)| (of_class(*class), *word)).filter(|(n, _)| *n > 0);
-    let classes: Vec<String> = classes.map(|(n, word)| format!("{n} {word}")).collect();
-    text += &format!("  operators  {} ({})\n", primitives.clone().count(), classes.join(", "));
+    let classes = classes(model);
+    let operators: usize = classes.iter().map(|(_, n)| n).sum();
+    let classes: Vec<String> = classes.iter().map(|(word, n)| format!("{n} {word}")).collect();
+    text += &format!("  operators  {operators} ({})\n", classes.join(", "));
     text += "\n";
     text += &heading("settings", color);
     text += &table(&["name", "value"], model.settings.iter().map(|(name, value)| vec![name.clone(), value.clone()]));
     if shown.verbose {
         text += "\n";
-        text += &partita_ir::text::print(graph);
+        text += &partita_ir::text::print(&model.graph);
     }
-    print(&text)
+    text
+}
+
+fn checked(model: &Model, shown: &Shown) -> Checked {
+    let classes = classes(model);
+    Checked {
+        model: model.name.clone(),
+        parameters: parameters(model),
+        repeats: model.graph.loops.iter().map(|repeated| Repeat { name: repeated.name.clone(), count: repeated.count }).collect(),
+        operators: classes.iter().map(|(_, n)| n).sum(),
+        classes: classes.into_iter().collect(),
+        settings: model.settings.iter().cloned().collect(),
+        graph: shown.verbose.then(|| partita_ir::text::print(&model.graph)),
+    }
+}
+
+fn wrong<'a>(source: Option<Source<'a>>, diagnostic: &'a Diagnostic) -> Wrong<'a> {
+    let text = source.map_or("", |source| source.text);
+    let labels: Vec<Label<'a>> = diagnostic
+        .labels
+        .iter()
+        .map(|(span, said)| {
+            let start = position(text, span.start);
+            Label { line: start.line, column: start.column, end: position(text, span.end), text: said }
+        })
+        .collect();
+    let first = labels.first();
+    Wrong {
+        code: diagnostic.code,
+        message: &diagnostic.message,
+        file: first.and(source).map(|source| source.name),
+        line: first.map(|label| label.line),
+        column: first.map(|label| label.column),
+        end: first.map(|label| label.end),
+        help: diagnostic.help.as_deref(),
+        labels,
+    }
+}
+
+/// Where a byte of a text stands.
+fn position(text: &str, byte: u32) -> Position {
+    let before = text.get(..byte as usize).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("it is plain data") + "\n"
 }

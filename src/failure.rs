@@ -19,6 +19,8 @@ pub enum Failure {
         /// What is wrong, all of it.
         diagnostics: Vec<Diagnostic>,
     },
+    /// Bad input that was told already.
+    Shown,
     /// Nobody reads what is printed any more.
     Closed,
 }
@@ -51,6 +53,7 @@ impl Failure {
                 let _ = std::io::stderr().lock().write_all(partita_frontend::render(Source { name, text }, diagnostics, color).as_bytes());
                 ExitCode::from(1)
             }
+            Failure::Shown => ExitCode::from(1),
             Failure::Closed => ExitCode::SUCCESS,
         }
     }
@@ -69,13 +72,17 @@ fn words(error: &std::io::Error) -> String {
 
 /// The text of a file.
 pub fn read(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
+    text(path, std::fs::read(path).map_err(|error| Failure::file("read", path, &error))?)
+}
+
+/// The content of a file as text.
+pub fn text(path: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes)
         .map_err(|error| Failure::told("partita::file", format!("{} is no text: {}", path.display(), error.utf8_error()), None))
 }
 
-/// Writes a file as a whole: under another name first, so that a failure leaves what was there. What is no regular file,
-/// such as `/dev/stdout`, is written to as it is.
+/// Writes a file as a whole: under another name first, so that a failure leaves what was there. Who may read and write it
+/// stays as it was. What is no regular file, such as `/dev/stdout`, is written to as it is.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |error: std::io::Error| Failure::file("write", path, &error);
     // through links, so that a link stays one
@@ -85,7 +92,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     }
     let Some(name) = target.file_name() else { return Err(fail(ErrorKind::InvalidInput.into())) };
     let partial = target.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
-    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, &target)).map_err(|error| {
+    let written = std::fs::write(&partial, bytes).and_then(|()| match std::fs::metadata(&target) {
+        Ok(before) => std::fs::set_permissions(&partial, before.permissions()),
+        Err(_) => Ok(()),
+    });
+    written.and_then(|()| std::fs::rename(&partial, &target)).map_err(|error| {
         // nothing may remain of a file that could not be written
         let _ = std::fs::remove_file(&partial);
         fail(error)

@@ -1,7 +1,7 @@
 //! `partita`: a model file and a cluster file in, the fastest plan that fits and its programs out, and a run of them.
 //!
 //! - [`arguments`]: what the command line takes;
-//! - [`check`], [`plan`], [`compile`], [`run`], [`inspect`], [`profile`], [`solve`]: a file a subcommand;
+//! - [`check`], [`fmt`], [`plan`], [`compile`], [`run`], [`inspect`], [`profile`], [`solve`]: a file a subcommand;
 //! - [`described`]: a plan as other programs read it (JSON), [`traffic`]: what its ranks send one another;
 //! - [`text`]: the same as people read it, [`table`]: columns, numbers and emphasis;
 //! - [`failure`]: diagnostics and exit codes.
@@ -14,6 +14,7 @@ mod compile;
 mod described;
 mod estimated;
 mod failure;
+mod fmt;
 mod inspect;
 mod plan;
 mod profile;
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Command::Check(check) => check::check(check, &arguments.shown),
+        Command::Fmt(fmt) => fmt::fmt(fmt, &arguments.shown),
         Command::Plan(plan) => plan::plan(plan, &arguments.shown),
         Command::Compile(compile) => compile::compile(compile, &arguments.shown),
         Command::Run(run) => run::run(run, &arguments.shown),

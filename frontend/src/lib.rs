@@ -70,13 +70,15 @@
 //! # The crate
 //!
 //! Its files are the way of a text: lexer, parser, settings and `train` section, elaboration. All errors of a file are
-//! found in one run, as [`Diagnostic`]s with stable codes; a graph is given only if there are none.
+//! found in one run, as [`Diagnostic`]s with stable codes; a graph is given only if there are none. [`format()`] writes a text
+//! as all of them are written, from its tokens.
 //!
 //! **Invariant:** nothing here knows a model, and no input makes it panic or run without bound.
 
 mod diagnostics;
 mod elaborate;
 mod evaluate;
+mod format;
 mod lexer;
 pub mod operators;
 mod parse;
@@ -89,6 +91,7 @@ use partita_ir::train::Train;
 
 use diagnostics::Diagnostics;
 pub use diagnostics::{Diagnostic, render};
+pub use format::format;
 use settings::{Overrides, Settings};
 use syntax::{File, StatementKind};
 
@@ -133,10 +136,7 @@ const LONGEST_FILE: usize = 1 << 20;
 /// the others are left out, and where a `}` is missing names are not looked at.
 pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
-    if source.text.len() > LONGEST_FILE {
-        let message = format!("the file has {} bytes; a model has at most {LONGEST_FILE}", source.text.len());
-        return Err(vec![Diagnostic::new("partita::size::too_large", message)]);
-    }
+    of_readable_size(source.text.len(), "has")?;
     let tokens = lexer::lex(source.text, &mut diagnostics);
     let file = parse::parse(source.text, tokens, &mut diagnostics);
     let name = name(&file, &mut diagnostics);
@@ -153,6 +153,15 @@ pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagn
         settings.report_unused(&file, &mut diagnostics);
     }
     if diagnostics.is_empty() { Ok(Model { name, graph, train: section.train, settings: values }) } else { Err(diagnostics.sorted()) }
+}
+
+/// Refuses a file that is too large to be one of a model.
+fn of_readable_size(bytes: usize, has: &str) -> Result<(), Vec<Diagnostic>> {
+    if bytes <= LONGEST_FILE {
+        return Ok(());
+    }
+    let message = format!("the file {has} {bytes} bytes; a model has at most {LONGEST_FILE}");
+    Err(vec![Diagnostic::new("partita::size::too_large", message)])
 }
 
 /// The name of the model, which its first line says.

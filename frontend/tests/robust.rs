@@ -1,8 +1,9 @@
-//! Whatever is written: an answer or errors, soon, and never a panic. What loads is legal by the IR's verifier.
+//! Whatever is written: an answer or errors, soon, and never a panic. What loads is legal by the IR's verifier; what is
+//! formatted stays as it is, and loads if it did before.
 
 use std::time::{Duration, Instant};
 
-use partita_frontend::{Setting, Source, load, render};
+use partita_frontend::{Setting, Source, format as formatted, load, render};
 use partita_ir::verify::verify;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -228,7 +229,7 @@ fn setting() -> impl Strategy<Value = Setting> {
     (name, value).prop_map(|(name, value)| Setting { name, value })
 }
 
-/// Loads, and checks what comes out.
+/// Loads and formats, and checks what comes out.
 fn check(text: &str, settings: &[Setting]) {
     let source = Source { name: "fuzzed", text };
     let start = Instant::now();
@@ -244,6 +245,12 @@ fn check(text: &str, settings: &[Setting]) {
             }
             assert!(!render(source, &errors, false).is_empty());
         }
+    }
+    if let Ok(once) = formatted(source) {
+        let again = Source { name: "formatted", text: &once };
+        assert_eq!(formatted(again).as_ref(), Ok(&once), "from {text}");
+        let codes = |source| load(source, settings).err().map(|errors| errors.iter().map(|error| error.code).collect::<Vec<_>>());
+        assert_eq!(codes(again), codes(source), "{text}");
     }
     assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
 }

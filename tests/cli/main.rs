@@ -12,6 +12,7 @@
 //! - [`solve`]: layout problems;
 //! - [`stacks`]: plans that are estimated;
 //! - [`emitted`]: the layout problems of plans;
+//! - [`formatting`]: model files formatted, and checked for other programs;
 //! - [`house`]: who may depend on whom.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 #![allow(dead_code, reason = "support is shared with the tests of another crate, which use all of it")]
@@ -22,6 +23,7 @@ mod checkpoints;
 mod damaged;
 mod emitted;
 mod figures;
+mod formatting;
 mod house;
 mod mixed;
 mod operators;

@@ -9,7 +9,7 @@ use crate::support::{Setting, Work, command, done, partita};
 /// is printed.
 #[test]
 fn help_and_plans_are_as_written_down() {
-    for name in ["partita", "check", "plan", "compile", "run", "inspect", "profile", "solve"] {
+    for name in ["partita", "check", "fmt", "plan", "compile", "run", "inspect", "profile", "solve"] {
         let arguments = if name == "partita" { vec!["--help"] } else { vec![name, "--help"] };
         insta::assert_snapshot!(format!("help_{name}"), done(&arguments));
     }
