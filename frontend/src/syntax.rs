@@ -229,6 +229,13 @@ pub(crate) struct Move {
     pub span: Span,
 }
 
+impl Move {
+    /// Whether it gives an axis another name and does nothing else.
+    pub(crate) fn is_rename(&self) -> bool {
+        self.range.is_none() && self.from.len() == 1 && self.to.len() == 1
+    }
+}
+
 /// Every expression of these statements, those in bodies and branches too.
 pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Expr)) {
     for statement in statements {

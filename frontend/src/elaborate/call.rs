@@ -123,7 +123,7 @@ impl<'a> Elaborator<'a> {
             .map(|option| match option.default {
                 OptionDefault::Number(value) => OptionValue::Number(value, None),
                 OptionDefault::Axis => OptionValue::Axis(None),
-                OptionDefault::Element => OptionValue::Element(None),
+                OptionDefault::Element(_) => OptionValue::Element(None),
             })
             .collect();
         for argument in named {
