@@ -57,6 +57,8 @@ pub enum Takes {
     Tensors,
     /// A tensor of integers.
     Integers,
+    /// A tensor of integers, or arithmetic of indices and comparisons of integers.
+    Places,
     /// A number known when the model is compiled.
     Number,
     /// A tensor or a number, element by element.
@@ -230,10 +232,10 @@ pub const TABLE: &[Operator] = &[
     Operator {
         name: "gather",
         axes: Axes::Exactly(&["axis"]),
-        arguments: &[tensor("table"), Argument { name: "indices", takes: Takes::Integers }],
+        arguments: &[tensor("table"), Argument { name: "indices", takes: Takes::Places }],
         options: &[],
         form: Form::Gather,
-        doc: "the entries of a table along an axis that the indices name",
+        doc: "the entries of a table along an axis that the indices name: integers, or arithmetic of positions such as `abs(index[seq] - index[past])`",
     },
     Operator {
         name: "rotary",

@@ -197,3 +197,25 @@ fn queries_and_keys_may_be_normed() {
     let got = &env.get(y.expect("the model attends"), 0).expect("it was computed").data;
     assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12), "{got:?}\n{want:?}");
 }
+
+#[test]
+fn a_bias_may_be_read_from_a_table_by_distance() {
+    // through a name, a block and a renamed axis: all of it one expression
+    let far = "block far(most) {\n back = index[past] - index[seq]\n return min(abs(back), most)\n}\n";
+    let text = format!(
+        "{far}bias = gather[buckets](near, far(3))\ny = attention[past, dim](q, k[seq -> past], v[seq -> past], softcap = 2, bias = bias)"
+    );
+    let graph = model(&text).graph;
+    let leaves = leaves(&graph);
+    slopes(&graph, &leaves, "by distance");
+    let of = |name: &str| leaves[&(named(&graph, name), 0)].data.clone();
+    let rule: Rule = |_, s, t, h, score, near| Some(2.0 * (score / 2.0).tanh() + near[t.abs_diff(s).min(3) * HEADS + h]);
+    let want = expected(&of("q"), &of("k"), &of("v"), &of("near"), rule);
+    let env = interpret::run(&graph, leaves.clone(), 3, 1);
+    let y = (0..graph.values.len()).rev().map(|index| ValueId(index as u32)).find(|id| graph.value(*id).name == "attention");
+    let got = &env.get(y.expect("the model attends"), 0).expect("it was computed").data;
+    assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12), "{got:?}\n{want:?}");
+    // the table is read by indices alone, never by a tensor of rounded numbers
+    let op = graph.ops.iter().find(|op| graph.value(op.result()).name == "bias").expect("the bias is an operator");
+    assert_eq!(op.operands, [named(&graph, "near")]);
+}

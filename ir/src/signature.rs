@@ -109,6 +109,11 @@ impl<'a> SizedRule<'a> {
         let rule = self.rule;
         let candidates: Vec<usize> = (0..rule.operands.len()).filter(|n| self.floats[*n] && rule.expr.reads(*n)).collect();
         let mut passes = Vec::new();
+        // zeros are a sum of zeros: what a repeat collects begins so
+        if rule.operands.is_empty() && rule.expr == Expr::constant(0.0) {
+            passes.push(Choice::Pass { op: Reduce::Sum, operands: Vec::new() });
+            return passes;
+        }
         if rule.is_move() {
             let keeps_components = rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
             let has_components = self.result.last() >= Some(&2);

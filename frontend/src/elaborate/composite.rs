@@ -80,32 +80,6 @@ impl<'a> Elaborator<'a> {
         Some(self.builder.einsum(name, &operands, &checked.axes))
     }
 
-    fn gather(&mut self, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
-        let ((table, table_span), (indices, indices_span), axis) = (checked.tensors[0], checked.tensors[1], checked.axes[0]);
-        if !self.has_axis(table, table_span, "the table", axis, checked.axis_span(0)) {
-            return None;
-        }
-        let index_dims = self.builder.dims(indices);
-        if let Some(shared) = self.builder.dims(table).into_iter().find(|dim| index_dims.contains(dim)) {
-            self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::axis::twice",
-                    format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(shared).name),
-                )
-                .label(table_span, self.shown(&self.builder.dims(table)))
-                .label(indices_span, self.shown(&index_dims))
-                .help("rename it in one of them: `x[seq -> past]`"),
-            );
-            return None;
-        }
-        let mut dims = index_dims;
-        dims.extend(self.builder.dims(table).into_iter().filter(|dim| *dim != axis));
-        if !self.fits(&dims, checked.span) {
-            return None;
-        }
-        Some(self.builder.gather(name, table, indices, axis))
-    }
-
     fn argmax(&mut self, checked: &Checked<'a>) -> Option<ValueId> {
         let ((x, span), axis, pair) = (checked.tensors[0], checked.axes[0], checked.axes[1]);
         if !self.has_axis(x, span, "the argument", axis, checked.axis_span(0)) {
