@@ -9,6 +9,7 @@ mod branch;
 mod call;
 mod composite;
 mod element;
+mod gather;
 mod moves;
 mod op;
 mod scope;

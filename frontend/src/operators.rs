@@ -57,6 +57,8 @@ pub enum Takes {
     Tensors,
     /// A tensor of integers.
     Integers,
+    /// A tensor of integers, or arithmetic of indices and comparisons of integers.
+    Places,
     /// A number known when the model is compiled.
     Number,
     /// A tensor or a number, element by element.
@@ -81,8 +83,8 @@ pub enum OptionDefault {
     Number(f64),
     /// An axis, by default none.
     Axis,
-    /// An expression of numbers, tensors and indices, element by element, by default 0.
-    Element,
+    /// An expression of numbers, tensors and indices, element by element, by default this number.
+    Element(f64),
 }
 
 /// How an operator becomes primitives.
@@ -230,16 +232,19 @@ pub const TABLE: &[Operator] = &[
     Operator {
         name: "gather",
         axes: Axes::Exactly(&["axis"]),
-        arguments: &[tensor("table"), Argument { name: "indices", takes: Takes::Integers }],
+        arguments: &[tensor("table"), Argument { name: "indices", takes: Takes::Places }],
         options: &[],
         form: Form::Gather,
-        doc: "the entries of a table along an axis that the indices name",
+        doc: "the entries of a table along an axis that the indices name: integers, or arithmetic of positions such as `abs(index[seq] - index[past])`",
     },
     Operator {
         name: "rotary",
         axes: Axes::Exactly(&["seq", "axis"]),
         arguments: X,
-        options: &[number("base", 10_000.0, "of the angles' frequencies")],
+        options: &[
+            number("base", 10_000.0, "of the angles' frequencies"),
+            number("share", 1.0, "of the pairs that turn; the others stay as they are"),
+        ],
         form: Form::Rotary,
         doc: "rotary position embedding by position, pairing the halves of an axis",
     },
@@ -264,12 +269,18 @@ pub const TABLE: &[Operator] = &[
             number("dropout", 0.0, "rate of dropout on the weights"),
             OptionRow {
                 name: "bias",
-                default: OptionDefault::Element,
+                default: OptionDefault::Element(0.0),
                 doc: "added to the scores before the softmax: an expression over axes of the query and `past`",
             },
+            OptionRow {
+                name: "mask",
+                default: OptionDefault::Element(1.0),
+                doc: "where it is 0 a score counts as -inf: an expression over axes of the query and `past`; a row that is hidden whole gives 0",
+            },
+            number("softcap", 0.0, "scaled scores become softcap · tanh(score / softcap), unless it is 0"),
         ],
         form: Form::Attention,
-        doc: "softmax(query · key / sqrt(dim) + bias) over past, times value",
+        doc: "softmax(query · key / sqrt(dim) + bias) over past where mask, times value",
     },
     Operator {
         name: "cross_entropy",
@@ -315,7 +326,7 @@ impl Operator {
         inside.extend(self.options.iter().map(|option| match option.default {
             OptionDefault::Number(value) => format!("{} = {value:?}", option.name),
             OptionDefault::Axis => format!("{} = axis", option.name),
-            OptionDefault::Element => format!("{} = 0", option.name),
+            OptionDefault::Element(value) => format!("{} = {value}", option.name),
         }));
         format!("{}{axes}({})", self.name, inside.join(", "))
     }

@@ -33,8 +33,8 @@ pub(crate) enum StatementKind {
     Set { name: Name, value: SetValue },
     /// `axis past = seq : seq`
     Axis { name: Name, size: Option<Expr>, role: Option<Name> },
-    /// `input tokens[batch, seq] : tokens`
-    Input { name: Name, axes: Vec<Name>, source: Name },
+    /// `input tokens[batch, seq] : tokens`, `input documents[batch, seq] : documents(0)`
+    Input { name: Name, axes: Vec<Name>, source: Name, token: Option<Expr> },
     /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`
     Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr> },
     /// `block layer(x[batch, hidden], rate) { ... }`
@@ -229,6 +229,13 @@ pub(crate) struct Move {
     pub span: Span,
 }
 
+impl Move {
+    /// Whether it gives an axis another name and does nothing else.
+    pub(crate) fn is_rename(&self) -> bool {
+        self.range.is_none() && self.from.len() == 1 && self.to.len() == 1
+    }
+}
+
 /// Every expression of these statements, those in bodies and branches too.
 pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut(&'a Expr)) {
     for statement in statements {
@@ -237,6 +244,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             | StatementKind::Assign { value: expr, .. }
             | StatementKind::Return(expr)
             | StatementKind::Loss(expr) => visit(expr),
+            StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
             StatementKind::Axis { size, .. } => size.iter().for_each(&mut *visit),
             StatementKind::Weight { value, condition, .. } => value.iter().chain(condition).for_each(&mut *visit),
             StatementKind::Op(op) => visit(&op.value),
@@ -258,7 +266,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                     }
                 }
             }
-            StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Input { .. } | StatementKind::Broken { .. } => {}
+            StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Broken { .. } => {}
         }
     }
 }

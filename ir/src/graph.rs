@@ -49,7 +49,56 @@ pub enum Source {
     Tokens,
     /// Tokens 1..seq+1 of each sample: dims (batch, seq).
     NextTokens,
+    /// The number of the document that each of tokens 0..seq is in: how many separators stand before it in its sample.
+    Documents(i32),
+    /// Tokens 0..seq with some hidden behind this one, as BERT (Devlin et al., 2018) has to find them.
+    MaskedTokens(i32),
+    /// The hidden tokens of [`Source::MaskedTokens`] where they are to be found, elsewhere [`IGNORED`].
+    MaskedTargets,
 }
+
+impl Source {
+    /// Every source with its word; the number of those that have one is 0.
+    pub const ALL: [(Source, &'static str); 5] = [
+        (Source::Tokens, "tokens"),
+        (Source::NextTokens, "next_tokens"),
+        (Source::Documents(0), "documents"),
+        (Source::MaskedTokens(0), "masked_tokens"),
+        (Source::MaskedTargets, "masked_targets"),
+    ];
+
+    /// The word of this source.
+    pub fn word(self) -> &'static str {
+        let same = |row: &&(Source, &str)| row.0 == if self.token().is_some() { self.with_token(0) } else { self };
+        Self::ALL.iter().find(same).map_or("", |row| row.1)
+    }
+
+    /// The source that `word` names, its number 0.
+    pub fn from_word(word: &str) -> Option<Source> {
+        Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
+    }
+
+    /// The token that it is about, if it is about one.
+    pub fn token(self) -> Option<i32> {
+        match self {
+            Source::Documents(token) | Source::MaskedTokens(token) => Some(token),
+            Source::Tokens | Source::NextTokens | Source::MaskedTargets => None,
+        }
+    }
+
+    /// The same about another token.
+    #[must_use]
+    pub fn with_token(self, token: i32) -> Source {
+        match self {
+            Source::Documents(_) => Source::Documents(token),
+            Source::MaskedTokens(_) => Source::MaskedTokens(token),
+            other => other,
+        }
+    }
+}
+
+/// A target that does not count.
+pub const IGNORED: i32 = -100;
 
 /// A scalar that the run supplies each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

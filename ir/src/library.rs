@@ -2,11 +2,12 @@
 //!
 //! None of them has a sharding rule of its own: whatever their bodies admit is legal.
 
+use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, random, x};
 use crate::graph::Class;
 use crate::id::{AxisId, Id, ValueId};
-use crate::rule::{DimAccess, Reduce, Rule};
+use crate::rule::{Access, DimAccess, Reduce, Rule};
 use crate::scalar::{Binary, Expr, Node, Unary};
 
 /// `x · Φ(x)` by tanh: `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))` (Hendrycks and Gimpel, 2016).
@@ -24,6 +25,61 @@ pub fn silu(a: Formula) -> Formula {
 /// `e^(x - lse)`, 0 where `lse` is −∞: one weight of a softmax, none of an empty one.
 fn softmax_weight(value: Formula, lse: Formula) -> Formula {
     lse.clone().equal(lit(f64::NEG_INFINITY)).select(lit(0.0), (value - lse).exp())
+}
+
+/// An expression that is not an operator yet, over operands that are read along these axes: their own, or others of the
+/// same sizes. Its indices name axes by their ids, since the factors are known only where it is used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pointwise {
+    /// What is computed.
+    pub expr: Expr,
+    /// The operands, each with the axes that it is read along.
+    pub operands: Vec<(ValueId, Vec<AxisId>)>,
+}
+
+/// What attention does with its scores besides scaling them, in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// They become `cap · tanh(score / cap)` (Gemma 2, 2024).
+    pub softcap: Option<f64>,
+    /// Is added to them.
+    pub bias: Option<Pointwise>,
+    /// Where it is 0 they are −∞.
+    pub mask: Option<Pointwise>,
+    /// The query's own position axis, from which no later position is seen.
+    pub causal: Option<AxisId>,
+    /// Rate and draw of the dropout of their softmax.
+    pub dropout: Option<(f64, u64)>,
+}
+
+/// The operands of an operator under construction.
+struct Reads {
+    factors: Vec<AxisId>,
+    operands: Vec<(ValueId, Vec<AxisId>)>,
+}
+
+impl Reads {
+    /// An expression in words of the operator's operands and factors.
+    fn formula(&mut self, part: &Pointwise) -> Formula {
+        let factor = |axis| self.factors.iter().position(|known| known.index() == axis).expect("the operator walks the axes of its parts");
+        let mut placed = Expr::default();
+        placed.root = placed.graft(&part.expr, &mut |expr, n| expr.push(Node::Operand(n)), &factor);
+        let operands = part.operands.iter().map(|read| {
+            let known = self.operands.iter().position(|known| known == read);
+            x(known.unwrap_or_else(|| {
+                self.operands.push(read.clone());
+                self.operands.len() - 1
+            }))
+        });
+        Formula::graft(&placed, operands.collect())
+    }
+
+    /// The operands and where each is read.
+    fn finish(self) -> (Vec<ValueId>, Vec<Access>) {
+        let factor = |axis: &AxisId| self.factors.iter().position(|known| known == axis).expect("the operator walks every axis it reads");
+        let access = |axes: &Vec<AxisId>| axes.iter().map(|axis| DimAccess::factor(factor(axis))).collect();
+        (self.operands.iter().map(|(value, _)| *value).collect(), self.operands.iter().map(|(_, axes)| access(axes)).collect())
+    }
 }
 
 impl Builder {
@@ -85,15 +141,32 @@ impl Builder {
         self.classed(class, |b| b.map(name, &[table, indices], &dims, Some(Reduce::Sum), expr.expr()))
     }
 
+    /// [`Builder::gather`] by indices that are computed where the table is read: an expression that varies over `dims`.
+    pub fn gather_at(&mut self, name: &str, table: ValueId, place: &Pointwise, dims: &[AxisId], axis: AxisId) -> ValueId {
+        let table_dims = self.dims(table);
+        let dims: Vec<AxisId> = dims.iter().chain(table_dims.iter().filter(|dim| **dim != axis)).copied().collect();
+        let factors = [&dims[..], &[axis]].concat();
+        let mut reads = Reads { factors: factors.clone(), operands: vec![(table, table_dims)] };
+        let expr = reads.formula(place).equal(index(dims.len())).select(x(0), lit(0.0)).expr();
+        let (operands, accesses) = reads.finish();
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors, operands: accesses, result, reduce: Some(Reduce::Sum), expr };
+        let class = if self.class == Class::Other { Class::Contraction } else { self.class };
+        self.classed(class, |b| b.rule(name, rule, &operands, &dims))
+    }
+
     /// Rotary position embedding (Su et al., 2021) of `value` along `axis`, in halves as Llama has it: element `i`
-    /// pairs with `i + half`; angle = position of `seq` · base^(−2i/size). `pair` and `half` are axes of size 2 and
-    /// size/2 with `other` of size 2 a second name for `pair`.
-    pub fn rotary(&mut self, value: ValueId, seq: AxisId, axis: AxisId, base: f64) -> ValueId {
+    /// pairs with `i + half`; angle = position of `seq` · base^(−2i/turned) where 2i is below `turned`, and other pairs
+    /// stay as they are. `pair` and `half` are axes of size 2 and size/2 with `other` of size 2 a second name for `pair`.
+    pub fn rotary(&mut self, value: ValueId, seq: AxisId, axis: AxisId, base: f64, turned: u64) -> ValueId {
         let size = self.graph.size(axis);
         let half_size = size / 2;
         let (pair, other, half) = self.rotary_axes(axis, half_size);
         self.composite("rotary", Class::Other, false, |b| {
-            let frequency = lit(base).pow(index(1) * lit(-2.0 / size as f64));
+            let mut frequency = lit(base).pow(index(1) * lit(-2.0 / turned as f64));
+            if turned < size {
+                frequency = index(1).below(lit((turned / 2) as f64)).select(frequency, lit(0.0));
+            }
             let angle = index(0) * frequency;
             let cos = b.map("cos", &[], &[seq, half], None, angle.clone().unary(Unary::Cos).expr());
             let sin = b.map("sin", &[], &[seq, half], None, angle.unary(Unary::Sin).expr());
@@ -138,7 +211,7 @@ impl Builder {
 
     fn rotary_axes(&mut self, axis: AxisId, half: u64) -> (AxisId, AxisId, AxisId) {
         let name = self.graph.axis(axis).name.clone();
-        let role = crate::axis::Role::None;
+        let role = Role::None;
         let mut named = |suffix: &str, size: u64| {
             let full = format!("{name}.{suffix}");
             let known = self.graph.axes.iter().position(|known| known.name == full && known.size == size);
@@ -161,51 +234,28 @@ impl Builder {
         causal: Option<AxisId>,
         dropout: Option<(f64, u64)>,
     ) -> ValueId {
-        self.biased_attention(query, key, value, past, dim, causal, dropout, None)
+        self.attention_by(query, key, value, past, dim, &Scores { causal, dropout, ..Scores::default() })
     }
 
-    /// [`Builder::attention`] with `bias` added to the scaled scores: an expression of operands whose axes the scores
-    /// have. Its indices name axes by their ids, since the factors of the scores are known only here.
-    #[expect(clippy::too_many_arguments, reason = "the operator has these arguments")]
-    pub fn biased_attention(
-        &mut self,
-        query: ValueId,
-        key: ValueId,
-        value: ValueId,
-        past: AxisId,
-        dim: AxisId,
-        causal: Option<AxisId>,
-        dropout: Option<(f64, u64)>,
-        bias: Option<(&Expr, &[ValueId])>,
-    ) -> ValueId {
+    /// [`Builder::attention`] with more done to its scores. What they become is one operator, so neither a bias nor a
+    /// mask is a tensor of its own. A row that is hidden whole gives 0.
+    pub fn attention_by(&mut self, query: ValueId, key: ValueId, value: ValueId, past: AxisId, dim: AxisId, how: &Scores) -> ValueId {
         let scale = 1.0 / (self.graph.size(dim) as f64).sqrt();
         self.composite("attention", Class::Attention, true, |b| {
             let q_dims = b.dims(query);
             let mut score_dims: Vec<AxisId> = q_dims.iter().copied().filter(|axis| *axis != dim).collect();
             // positions of the query last but one, so that scores are matrices of (query, key)
-            if let Some(position) = causal.and_then(|seq| score_dims.iter().position(|axis| *axis == seq)) {
+            let positions = |axis: &AxisId| how.causal.map_or(b.graph.axis(*axis).role == Role::Seq, |seq| seq == *axis);
+            if let Some(position) = score_dims.iter().position(positions) {
                 let seq = score_dims.remove(position);
                 score_dims.push(seq);
             }
             score_dims.push(past);
             let scores = b.einsum("scores", &[query, key], &score_dims);
-            let mut operands = vec![scores];
-            let mut scaled = x(0) * lit(scale);
-            if let Some((bias, read)) = bias {
-                operands.extend(read);
-                let factor = |axis| score_dims.iter().position(|dim| dim.index() == axis).expect("the scores have the axes of their bias");
-                let mut placed = Expr::default();
-                placed.root = placed.graft(bias, &mut |expr, n| expr.push(Node::Operand(n)), &factor);
-                scaled = scaled + Formula::graft(&placed, (1..operands.len()).map(x).collect());
-            }
-            let masked = match causal.map(|seq| score_dims.iter().position(|axis| *axis == seq)) {
-                Some(Some(seq)) => index(score_dims.len() - 1).at_most(index(seq)).select(scaled, lit(f64::NEG_INFINITY)),
-                _ => scaled,
-            };
-            let masked = b.map("masked", &operands, &score_dims, None, masked.expr());
+            let masked = b.masked_scores(scores, scale, &score_dims, how);
             let lse = b.fold("logsumexp", Reduce::LogSumExp, masked, &[past]);
             let mut weights = b.elementwise("weights", &[masked, lse], softmax_weight(x(0), x(1)).expr());
-            if let Some((rate, salt)) = dropout {
+            if let Some((rate, salt)) = how.dropout {
                 weights = b.dropout(weights, rate, salt);
             }
             let value_dim: Vec<AxisId> = b.dims(value).into_iter().filter(|axis| !score_dims.contains(axis)).collect();
@@ -213,6 +263,28 @@ impl Builder {
                 q_dims.into_iter().flat_map(|axis| if axis == dim { value_dim.clone() } else { vec![axis] }).collect();
             b.einsum("attention", &[weights, value], &out_dims)
         })
+    }
+
+    /// Scores of these axes, the last that of the past: scaled, capped, biased, and −∞ where they are hidden.
+    fn masked_scores(&mut self, scores: ValueId, scale: f64, dims: &[AxisId], how: &Scores) -> ValueId {
+        let mut reads = Reads { factors: dims.to_vec(), operands: vec![(scores, dims.to_vec())] };
+        let mut value = x(0) * lit(scale);
+        if let Some(cap) = how.softcap {
+            value = lit(cap) * (value * lit(1.0 / cap)).tanh();
+        }
+        if let Some(bias) = &how.bias {
+            value = value + reads.formula(bias);
+        }
+        if let Some(mask) = &how.mask {
+            value = reads.formula(mask).select(value, lit(f64::NEG_INFINITY));
+        }
+        if let Some(seq) = how.causal.and_then(|seq| dims.iter().position(|axis| *axis == seq)) {
+            value = index(dims.len() - 1).at_most(index(seq)).select(value, lit(f64::NEG_INFINITY));
+        }
+        let (operands, accesses) = reads.finish();
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.to_vec(), operands: accesses, result, reduce: None, expr: value.expr() };
+        self.rule("masked", rule, &operands, dims)
     }
 
     /// Cross-entropy of `logits` over `vocab` against integer `targets`, as (sum, count) over targets that are not

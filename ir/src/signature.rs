@@ -109,6 +109,11 @@ impl<'a> SizedRule<'a> {
         let rule = self.rule;
         let candidates: Vec<usize> = (0..rule.operands.len()).filter(|n| self.floats[*n] && rule.expr.reads(*n)).collect();
         let mut passes = Vec::new();
+        // zeros are a sum of zeros: what a repeat collects begins so
+        if rule.operands.is_empty() && rule.expr == Expr::constant(0.0) {
+            passes.push(Choice::Pass { op: Reduce::Sum, operands: Vec::new() });
+            return passes;
+        }
         if rule.is_move() {
             let keeps_components = rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
             let has_components = self.result.last() >= Some(&2);
@@ -143,21 +148,20 @@ impl<'a> SizedRule<'a> {
         passes
     }
 
-    /// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals a
-    /// constant, or an operand that does not walk it.
+    /// The factor that a one-hot contraction only looks up: the expression is 0 unless the factor's index equals
+    /// something that does not change along it.
     pub fn looked_up(&self) -> Option<usize> {
         let expr = &self.rule.expr;
         let node = |id: NodeId| &expr.nodes[id as usize];
         let Node::Select(condition, _, other) = node(expr.root) else { return None };
         let Node::Const(Real(0.0)) = node(*other) else { return None };
         let Node::Binary(Binary::Eq, a, b) = node(*condition) else { return None };
-        match (node(*a), node(*b)) {
-            (Node::Const(_), Node::Index(factor)) | (Node::Index(factor), Node::Const(_)) => Some(*factor),
-            (Node::Operand(n), Node::Index(factor)) | (Node::Index(factor), Node::Operand(n)) => {
-                Rule::factors_of(&self.rule.operands[*n]).all(|walked| walked != *factor).then_some(*factor)
-            }
-            _ => None,
-        }
+        [(*a, *b), (*b, *a)].into_iter().find_map(|(place, along)| {
+            let Node::Index(factor) = *node(along) else { return None };
+            let place = Expr { nodes: expr.nodes.clone(), root: place }.pruned();
+            let walks = |n: usize| place.reads(n) && Rule::factors_of(&self.rule.operands[n]).any(|walked| walked == factor);
+            (!place.walks(factor) && !(0..self.rule.operands.len()).any(walks)).then_some(factor)
+        })
     }
 
     /// Whether all that is folded is a look-up: of the sum at most one term is not 0.

@@ -39,7 +39,7 @@ mod print;
 pub use parse::parse;
 pub use print::print;
 
-use crate::graph::{Source, Supplied};
+use crate::graph::Supplied;
 use crate::scalar::Expr;
 
 /// The text form of a scalar expression, as it stands at the end of a `map`.
@@ -64,9 +64,6 @@ impl std::fmt::Display for TextError {
     }
 }
 impl std::error::Error for TextError {}
-
-/// The words of the sources of inputs.
-const SOURCES: [(Source, &str); 2] = [(Source::Tokens, "tokens"), (Source::NextTokens, "next_tokens")];
 
 /// The words of what the run supplies.
 const SUPPLIES: [(Supplied, &str); 1] = [(Supplied::StepNumber, "step_number")];

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use partita_ir::graph::{IGNORED, Source};
 use partita_ir::random::{DrawContext, salt_of, stream, uniform};
 
 use crate::mapped::MappedFile;
@@ -134,12 +135,86 @@ impl DataSource {
         }
     }
 
+    /// Writes what an input holds at `positions` (within 0..seq) of sample `sample`. `seed` decides what is masked.
+    ///
+    /// # Panics
+    /// As [`DataSource::fill`].
+    pub fn load(&self, source: Source, sample: u64, positions: Range<u64>, seed: u64, out: &mut [i32]) -> Result<(), DataError> {
+        match source {
+            Source::Tokens => self.fill(sample, positions, out),
+            Source::NextTokens => self.fill(sample, positions.start + 1..positions.end + 1, out),
+            Source::Documents(separator) => {
+                let mut before = vec![0; positions.end as usize];
+                self.fill(sample, 0..positions.end, &mut before)?;
+                let (skipped, within) = before.split_at(positions.start as usize);
+                let mut document = skipped.iter().filter(|token| **token == separator).count() as i32;
+                for (place, token) in out.iter_mut().zip(within) {
+                    *place = document;
+                    document += i32::from(*token == separator);
+                }
+                Ok(())
+            }
+            Source::MaskedTokens(mask) => {
+                self.fill(sample, positions.clone(), out)?;
+                for (place, position) in out.iter_mut().zip(positions) {
+                    match Hidden::at(seed, sample, position) {
+                        Hidden::Behind => *place = mask,
+                        // its own sample has tokens as often as they are
+                        Hidden::Another(draw) => {
+                            let other = (draw * (position + 1) as f64) as u64;
+                            self.fill(sample, other..other + 1, std::slice::from_mut(place))?;
+                        }
+                        Hidden::Kept | Hidden::No => {}
+                    }
+                }
+                Ok(())
+            }
+            Source::MaskedTargets => {
+                self.fill(sample, positions.clone(), out)?;
+                for (place, position) in out.iter_mut().zip(positions) {
+                    if matches!(Hidden::at(seed, sample, position), Hidden::No) {
+                        *place = IGNORED;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Samples until the source repeats itself in another order; `None` if it never does.
     pub fn samples_per_epoch(&self) -> Option<u64> {
         match self {
             DataSource::Synthetic(_) => None,
             DataSource::File(file) => Some(file.windows),
             DataSource::Given(samples) => Some(samples.len() as u64),
+        }
+    }
+}
+
+/// What becomes of a token that may have to be found: 15 in 100 do, and of these 80 in 100 stand behind the mask, 10 are
+/// another token (one at an earlier position or the same, where BERT takes any of its vocabulary) and 10 stay (Devlin et
+/// al., 2018).
+enum Hidden {
+    /// It is not asked for.
+    No,
+    /// The mask stands in its place.
+    Behind,
+    /// Another token does; a number below 1 says which.
+    Another(f64),
+    /// It stays, and is asked for all the same.
+    Kept,
+}
+
+impl Hidden {
+    fn at(seed: u64, sample: u64, position: u64) -> Self {
+        let stream = stream(DrawContext { seed, step: sample, iteration: 0 }, salt_of("data.mask"));
+        match uniform(stream, 3 * position) {
+            asked if asked >= 0.15 => Hidden::No,
+            _ => match uniform(stream, 3 * position + 1) {
+                behind if behind < 0.8 => Hidden::Behind,
+                another if another < 0.9 => Hidden::Another(uniform(stream, 3 * position + 2)),
+                _ => Hidden::Kept,
+            },
         }
     }
 }
@@ -290,6 +365,45 @@ mod tests {
         assert_ne!(whole, window(&source, 123_457, 65));
         assert_ne!(whole, window(&open(None, 1000, 64, 8).unwrap(), 123_456, 65));
         assert!(whole.iter().all(|token| (0..1000).contains(token)));
+    }
+
+    #[test]
+    fn documents_are_counted_from_the_start_of_their_sample() {
+        let source = DataSource::Given(vec![vec![5, 0, 7, 0, 0, 3, 9]]);
+        let mut out = [-1; 6];
+        source.load(Source::Documents(0), 0, 0..6, 1, &mut out).unwrap();
+        assert_eq!(out, [0, 0, 1, 1, 2, 3]);
+        source.load(Source::Documents(0), 0, 3..5, 1, &mut out[..2]).unwrap();
+        assert_eq!(out[..2], [1, 2]);
+        source.load(Source::NextTokens, 0, 4..6, 1, &mut out[..2]).unwrap();
+        assert_eq!(out[..2], [3, 9]);
+    }
+
+    #[test]
+    fn masked_tokens_are_targets_and_no_others() {
+        let source = open(None, 100, 1000, 7).unwrap();
+        let read = |from, sample| {
+            let mut out = vec![0; 1000];
+            source.load(from, sample, 0..1000, 3, &mut out).unwrap();
+            out
+        };
+        let (mut asked, mut behind, mut others) = (0, 0, 0);
+        for sample in 0..20 {
+            let (tokens, seen, targets) =
+                (read(Source::Tokens, sample), read(Source::MaskedTokens(200), sample), read(Source::MaskedTargets, sample));
+            for ((token, seen), target) in tokens.iter().zip(&seen).zip(&targets) {
+                assert!(*target == IGNORED || target == token);
+                assert!(*target != IGNORED || seen == token, "what is not asked for is as it was");
+                asked += u32::from(*target != IGNORED);
+                behind += u32::from(*seen == 200);
+                others += u32::from(*seen != 200 && seen != token);
+            }
+            let mut part = [0; 7];
+            source.load(Source::MaskedTokens(200), sample, 500..507, 3, &mut part).unwrap();
+            assert_eq!(part, seen[500..507], "a part is a part of the whole");
+        }
+        assert!((2800..3200).contains(&asked), "{asked} of 20000 are asked for");
+        assert!((2250..2550).contains(&behind) && (200..400).contains(&others), "{behind} and {others} of {asked}");
     }
 
     #[test]

@@ -107,6 +107,87 @@ fn gpt_with_its_switches() {
 }
 
 #[test]
+fn bert_and_neox() {
+    for model in ["bert", "neox"] {
+        let small = Setting::new(model, 1, &["hidden=64", "seq=48", "dropout=0.1", "layers=2"]);
+        agree(&small, &["tp=4", "tp=2,sp=true,recompute=selective", "cp=2", "dp=2,zero=3", "pp=2,mbs=2,tp=2"]);
+    }
+}
+
+/// Windows, documents, caps, learned biases by distance and normed queries in one model.
+#[test]
+fn attention_with_every_option() {
+    let work = Work::new();
+    let model = work.file("options.partita", OPTIONS);
+    let of = |ranks| Setting::new(&model, ranks, &["precision=f64"]);
+    let single = losses(&work.run(&work.compile("single", &of(1), ""), STEPS, &[]));
+    for pins in ["tp=2", "tp=4,sp=true,recompute=selective", "cp=2", "cp=3", "dp=2,zero=3,recompute=full", "pp=2,mbs=2", "tp=2,cp=2"] {
+        let found = losses(&work.run(&work.compile("split", &of(ranks(pins)), pins), STEPS, &[]));
+        let worst = single.iter().zip(&found).map(|(a, b)| (a - b).abs() / a).fold(0.0, f64::max);
+        assert!(worst < 1e-12, "{pins}: f64 agrees to rounding, not to {worst:e}");
+    }
+}
+
+const OPTIONS: &str = "
+model options
+set layers = 2
+set hidden = 32
+set heads = 4
+set vocab = 64
+set seq = 24
+set window = 5
+axis batch : batch
+axis seq : seq
+axis past = seq : seq
+axis vocab : vocab
+axis heads : head
+axis head_dim = hidden / heads
+axis hidden
+axis buckets = 16
+input tokens[batch, seq] : tokens
+input targets[batch, seq] : next_tokens
+input documents[batch, seq] : documents(vocab / 8)
+weight table[vocab, hidden] = normal(0.5)
+weight near[buckets, heads] = normal(0.5)
+
+# T5 (Raffel et al., 2020): a side of the past has `side` buckets, `exact` of them for one distance each and the others by
+# its logarithm, up to `most`
+block bucket(side, exact, most) {
+    far = abs(index[seq] - index[past])
+    # what is added keeps rounding from deciding where a logarithm is a whole number
+    long = exact + floor(log(max(far, 1) / exact) / log(most / exact) * (side - exact) + 0.0001)
+    return where(index[seq] < index[past], side, 0) + where(far < exact, far, min(long, side - 1))
+}
+bias = gather[buckets](near, bucket(buckets / 2, buckets / 4, 32))
+
+block layer(x[batch, seq, hidden], bias[seq, past, heads], tokens[batch, seq], documents[batch, seq]) {
+    weight wq[hidden, heads, head_dim] = normal(0.2)
+    weight wk[hidden, heads, head_dim] = normal(0.2)
+    weight wv[hidden, heads, head_dim] = normal(0.2)
+    weight wo[heads, head_dim, hidden] = normal(0.2)
+    weight gain[head_dim] = ones
+    q = rms_norm[head_dim](einsum[batch, seq, heads, head_dim](x, wq)) * gain
+    k = rms_norm[head_dim](einsum[batch, seq, heads, head_dim](x, wk)) * gain
+    v = einsum[batch, seq, heads, head_dim](x, wv)
+    a = attention[past, head_dim](
+        q, k[seq -> past], v[seq -> past], causal = seq, softcap = 2, bias = bias, dropout = 0.1,
+        mask = (documents == documents[seq -> past]) * (index[seq] - index[past] < window) * (tokens[seq -> past] > 0),
+    )
+    return x + einsum[batch, seq, hidden](a, wo)
+}
+x = gather[vocab](table, tokens)
+repeat layers {
+    x = layer(x, bias, tokens, documents)
+}
+loss cross_entropy[vocab](einsum[batch, seq, vocab](x, table), targets)
+train {
+    optimizer adamw(beta1 = 0.9, beta2 = 0.95, eps = 1e-8, decay = 0.1)
+    lr = 1e-2
+    batch = 8
+}
+";
+
+#[test]
 fn mlp() {
     let mlp = Setting::new("mlp", 1, &["dropout=0.1"]);
     agree(&mlp, &["dp=4", "tp=4", "tp=2,dp=2", "pp=2,mbs=4", "cp=2", "tp=3", "dp=2,zero=3,recompute=full"]);

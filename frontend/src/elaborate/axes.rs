@@ -147,10 +147,14 @@ impl Elaborator<'_> {
 
     /// Whether `value` has `axis`; a report if not. `what` is the value's part, such as "the table".
     pub(super) fn has_axis(&mut self, value: ValueId, at: Span, what: &str, axis: AxisId, name: Span) -> bool {
-        let dims = self.builder.dims(value);
+        self.among(&self.builder.dims(value), at, what, axis, name)
+    }
+
+    /// Whether an axis is among these, those of a tensor; a report if not.
+    pub(super) fn among(&mut self, dims: &[AxisId], at: Span, what: &str, axis: AxisId, name: Span) -> bool {
         let found = dims.contains(&axis);
         if !found {
-            let (axis, shown) = (self.axes[axis.index()].name.clone(), self.shown(&dims));
+            let (axis, shown) = (self.axes[axis.index()].name.clone(), self.shown(dims));
             self.diagnostics.push(
                 Diagnostic::new("partita::axis::missing", format!("{what} has no axis `{axis}`"))
                     .label(at, format!("has axes {shown}"))

@@ -104,6 +104,10 @@ impl<'a> Elaborator<'a> {
                 }
                 continue;
             }
+            // read where it is used
+            if takes == Takes::Places {
+                continue;
+            }
             let name = row.arguments.get(position).map_or(row.name, |argument| argument.name);
             match self.tensor(&argument.value, name) {
                 Some(value) if takes == Takes::Integers => {
@@ -123,7 +127,7 @@ impl<'a> Elaborator<'a> {
             .map(|option| match option.default {
                 OptionDefault::Number(value) => OptionValue::Number(value, None),
                 OptionDefault::Axis => OptionValue::Axis(None),
-                OptionDefault::Element => OptionValue::Element(None),
+                OptionDefault::Element(_) => OptionValue::Element(None),
             })
             .collect();
         for argument in named {
@@ -183,7 +187,7 @@ impl<'a> Elaborator<'a> {
         );
     }
 
-    fn is_integer(&mut self, value: ValueId, span: Span) -> bool {
+    pub(super) fn is_integer(&mut self, value: ValueId, span: Span) -> bool {
         let dtype = self.builder.graph.value(value).ty.dtype;
         let integers = !dtype.is_float();
         if !integers {

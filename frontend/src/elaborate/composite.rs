@@ -2,9 +2,9 @@
 
 use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, ValueId};
+use partita_ir::library::{Pointwise, Scores};
 use partita_ir::random::salt_of;
 use partita_ir::rule::Reduce;
-use partita_ir::scalar::Expr as Scalar;
 
 use super::Elaborator;
 use super::call::{Checked, OptionValue};
@@ -80,32 +80,6 @@ impl<'a> Elaborator<'a> {
         Some(self.builder.einsum(name, &operands, &checked.axes))
     }
 
-    fn gather(&mut self, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
-        let ((table, table_span), (indices, indices_span), axis) = (checked.tensors[0], checked.tensors[1], checked.axes[0]);
-        if !self.has_axis(table, table_span, "the table", axis, checked.axis_span(0)) {
-            return None;
-        }
-        let index_dims = self.builder.dims(indices);
-        if let Some(shared) = self.builder.dims(table).into_iter().find(|dim| index_dims.contains(dim)) {
-            self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::axis::twice",
-                    format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(shared).name),
-                )
-                .label(table_span, self.shown(&self.builder.dims(table)))
-                .label(indices_span, self.shown(&index_dims))
-                .help("rename it in one of them: `x[seq -> past]`"),
-            );
-            return None;
-        }
-        let mut dims = index_dims;
-        dims.extend(self.builder.dims(table).into_iter().filter(|dim| *dim != axis));
-        if !self.fits(&dims, checked.span) {
-            return None;
-        }
-        Some(self.builder.gather(name, table, indices, axis))
-    }
-
     fn argmax(&mut self, checked: &Checked<'a>) -> Option<ValueId> {
         let ((x, span), axis, pair) = (checked.tensors[0], checked.axes[0], checked.axes[1]);
         if !self.has_axis(x, span, "the argument", axis, checked.axis_span(0)) {
@@ -163,7 +137,18 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         }
-        Some(self.builder.rotary(x, seq, axis, base))
+        let OptionValue::Number(share, share_span) = self.option(checked, "share") else { return None };
+        let turned = share * size as f64;
+        if !(turned > 0.0 && turned <= size as f64 && turned % 2.0 == 0.0) {
+            let name = self.builder.graph.axis(axis).name.clone();
+            self.diagnostics.push(
+                Diagnostic::new("partita::number::out_of_range", format!("a share of {share} of `{name}` is no number of pairs"))
+                    .label(share_span.unwrap_or(checked.span), format!("{share} × {size} = {turned} elements"))
+                    .help(format!("the share is above 0 and at most 1, and share × {size} is even")),
+            );
+            return None;
+        }
+        Some(self.builder.rotary(x, seq, axis, base, turned as u64))
     }
 
     fn attention(&mut self, checked: &Checked<'a>) -> Option<ValueId> {
@@ -231,27 +216,38 @@ impl<'a> Elaborator<'a> {
             return None;
         }
         let dropout = Some(dropout).filter(|(rate, _)| *rate > 0.0);
-        let bias = match self.option(checked, "bias") {
-            OptionValue::Element(Some(expr)) => self.score_bias(expr, &scores)?,
-            _ => None,
+        let softcap = match self.option(checked, "softcap") {
+            OptionValue::Number(0.0, _) => None,
+            _ => Some(self.positive(checked, "softcap")?),
         };
-        let bias = bias.as_ref().map(|(expr, operands)| (expr, operands.as_slice()));
+        let bias = self.over_scores(checked, "bias", &scores)?;
+        let mask = self.over_scores(checked, "mask", &scores)?;
         self.builder.span = Some(checked.span);
-        Some(self.builder.biased_attention(query, key, value, past, dim, causal.map(|(axis, _)| axis), dropout, bias))
+        let how = Scores { softcap, bias, mask, causal: causal.map(|(axis, _)| axis), dropout };
+        Some(self.builder.attention_by(query, key, value, past, dim, &how))
     }
 
-    /// What is added to scores of these axes, and the tensors that it reads; `Some(None)` for 0.
-    fn score_bias(&mut self, expr: &'a Expr, scores: &[AxisId]) -> Option<Option<(Scalar, Vec<ValueId>)>> {
+    /// The expression of an option over scores of these axes; `Some(None)` where it changes nothing.
+    fn over_scores(&mut self, checked: &Checked<'a>, option: &str, scores: &[AxisId]) -> Option<Option<Pointwise>> {
+        let OptionValue::Element(Some(expr)) = self.option(checked, option) else { return Some(None) };
         let mut fusion = Fusion::default();
         let piece = match self.element(&mut fusion, expr)? {
-            Element::Number(value) if value.to_f64() == 0.0 => return Some(None),
+            Element::Number(value) if (value.to_f64() != 0.0) == (option == "mask") => return Some(None),
+            Element::Number(_) if option == "mask" => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::number::out_of_range", "this mask is 0, so that no position sees another")
+                        .label(expr.span, "hides every score")
+                        .help("a mask compares: `mask = index[seq] - index[past] < window`; without one nothing is hidden"),
+                );
+                return None;
+            }
             Element::Number(value) => fusion.constant(value),
             Element::Piece(piece) => self.floats(&fusion, piece, expr.span)?,
         };
         if let Some(axis) = piece.dims.iter().find(|axis| !scores.contains(axis)) {
             let name = self.builder.graph.axis(*axis).name.clone();
             self.diagnostics.push(
-                Diagnostic::new("partita::axis::missing", format!("the scores have no axis `{name}`, which their bias has"))
+                Diagnostic::new("partita::axis::missing", format!("the scores have no axis `{name}`, which their {option} has"))
                     .label(expr.span, format!("has axes {}", self.shown(&piece.dims)))
                     .help(format!("the scores have axes {}", self.shown(scores))),
             );

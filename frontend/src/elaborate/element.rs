@@ -3,6 +3,7 @@
 use partita_ir::formula::x;
 use partita_ir::graph::{Class, Def, Span};
 use partita_ir::id::{AxisId, Id, ValueId};
+use partita_ir::library::Pointwise;
 use partita_ir::rule::{Access, DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr as Scalar, Node, NodeId, Unary};
 
@@ -11,7 +12,7 @@ use super::{DEEPEST, Elaborator};
 use crate::diagnostics::Diagnostic;
 use crate::evaluate::{self, Found, Known, Num, Scope, not_a_number, unknown_name};
 use crate::operators::{self, Form, Operator};
-use crate::syntax::{BinaryOp, Call, Expr, ExprKind};
+use crate::syntax::{BinaryOp, Call, Expr, ExprKind, Move};
 
 /// Most nodes of one operator's expression.
 const MOST_NODES: usize = 1024;
@@ -20,7 +21,8 @@ const MOST_NODES: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Fusion {
     expr: Scalar,
-    operands: Vec<ValueId>,
+    /// The operands, each with the axes that it is read along.
+    operands: Vec<(ValueId, Vec<AxisId>)>,
 }
 
 /// A part of a fusion and the axes that it varies over.
@@ -39,8 +41,9 @@ pub(super) enum Element {
 
 impl Fusion {
     pub(super) fn operand(&mut self, value: ValueId, dims: Vec<AxisId>) -> Piece {
-        let position = self.operands.iter().position(|known| *known == value).unwrap_or_else(|| {
-            self.operands.push(value);
+        let known = self.operands.iter().position(|known| known.0 == value && known.1 == dims);
+        let position = known.unwrap_or_else(|| {
+            self.operands.push((value, dims.clone()));
             self.operands.len() - 1
         });
         Piece { node: self.expr.push(Node::Operand(position)), dims }
@@ -65,26 +68,26 @@ impl Fusion {
     }
 
     /// What a piece computes, with only the operands that it reads. Indices still name axes.
-    pub(super) fn finish(&self, piece: &Piece) -> (Scalar, Vec<ValueId>) {
+    pub(super) fn finish(&self, piece: &Piece) -> Pointwise {
         let part = Scalar { nodes: self.expr.nodes.clone(), root: piece.node }.pruned();
-        let mut operands: Vec<ValueId> = Vec::new();
+        let mut operands: Vec<(ValueId, Vec<AxisId>)> = Vec::new();
         let mut expr = Scalar::default();
         let mut operand = |expr: &mut Scalar, n: usize| {
-            let value = self.operands[n];
-            let position = operands.iter().position(|known| *known == value).unwrap_or_else(|| {
-                operands.push(value);
+            let read = &self.operands[n];
+            let position = operands.iter().position(|known| known == read).unwrap_or_else(|| {
+                operands.push(read.clone());
                 operands.len() - 1
             });
             expr.push(Node::Operand(position))
         };
         expr.root = expr.graft(&part, &mut operand, &|axis| axis);
-        (expr, operands)
+        Pointwise { expr, operands }
     }
 
     /// The operand that a piece is, if it is nothing but one.
-    fn operand_of(&self, piece: &Piece) -> Option<ValueId> {
+    pub(super) fn operand_of(&self, piece: &Piece) -> Option<ValueId> {
         match self.expr.nodes[piece.node as usize] {
-            Node::Operand(n) => Some(self.operands[n]),
+            Node::Operand(n) => Some(self.operands[n].0),
             _ => None,
         }
     }
@@ -231,6 +234,12 @@ impl<'a> Elaborator<'a> {
                 Some(Element::Piece(fusion.operand(value, dims)))
             }
             ExprKind::Bracket(base, moves) => {
+                if let Some(value) = self.integers(base)
+                    && moves.iter().all(Move::is_rename)
+                {
+                    let dims = self.renamed(value, base, moves)?;
+                    return Some(Element::Piece(fusion.operand(value, dims)));
+                }
                 let value = self.moves(base, moves, "moved")?;
                 let dims = self.builder.dims(value);
                 Some(Element::Piece(fusion.operand(value, dims)))
@@ -312,6 +321,13 @@ impl<'a> Elaborator<'a> {
         if self.is_float(value, span) { Some(piece) } else { None }
     }
 
+    /// The tensor of integers that a name stands for.
+    pub(super) fn integers(&self, expr: &Expr) -> Option<ValueId> {
+        let ExprKind::Name(name) = &expr.kind else { return None };
+        let Some(What::Tensor(value)) = self.frame().names.get(name).map(|binding| &binding.what) else { return None };
+        (!self.builder.graph.value(*value).ty.dtype.is_float()).then_some(*value)
+    }
+
     /// Whether a tensor has floating-point elements; a report if not.
     pub(super) fn is_float(&mut self, value: ValueId, span: Span) -> bool {
         let value = self.builder.graph.value(value);
@@ -372,13 +388,12 @@ impl<'a> Elaborator<'a> {
         let mut factors = dims.clone();
         factors.extend_from_slice(folded);
         let factor = |axis: AxisId| factors.iter().position(|known| *known == axis).expect("a piece has the axes of its operands");
-        let (part, operands) = fusion.finish(piece);
+        let part = fusion.finish(piece);
         let mut expr = Scalar::default();
-        expr.root = expr.graft(&part, &mut |expr, n| expr.push(Node::Operand(n)), &|axis| factor(AxisId::new(axis)));
-        let accesses: Vec<Access> = operands
-            .iter()
-            .map(|value| self.builder.dims(*value).into_iter().map(|axis| DimAccess::factor(factor(axis))).collect())
-            .collect();
+        expr.root = expr.graft(&part.expr, &mut |expr, n| expr.push(Node::Operand(n)), &|axis| factor(AxisId::new(axis)));
+        let access = |axes: &Vec<AxisId>| axes.iter().map(|axis| DimAccess::factor(factor(*axis))).collect();
+        let accesses: Vec<Access> = part.operands.iter().map(|(_, axes)| access(axes)).collect();
+        let operands: Vec<ValueId> = part.operands.iter().map(|(value, _)| *value).collect();
         // a rule reads every factor: the sum of a constant counts those points that exist, which are all
         for folded in dims.len()..factors.len() {
             if !accesses.iter().any(|access| Rule::factors_of(access).any(|read| read == folded)) {

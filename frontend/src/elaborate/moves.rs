@@ -23,21 +23,35 @@ impl<'a> Elaborator<'a> {
         Some(value)
     }
 
-    fn moved(&mut self, value: ValueId, base: &Expr, entry: &Move, name: &str) -> Option<ValueId> {
+    /// The axes of a tensor under other names. Integers are read along them where they are compared, so no operator
+    /// copies them.
+    pub(super) fn renamed(&mut self, value: ValueId, base: &Expr, moves: &[Move]) -> Option<Vec<AxisId>> {
+        let mut dims = self.builder.dims(value);
+        for entry in moves {
+            let (from, to) = self.move_axes(&dims, base, entry)?;
+            if !self.equal_sizes(entry, &from, &to)? {
+                return None;
+            }
+            dims.iter_mut().filter(|axis| **axis == from[0]).for_each(|axis| *axis = to[0]);
+        }
+        Some(dims)
+    }
+
+    /// The axes that a move is from and to, which fit a tensor of these axes.
+    fn move_axes(&mut self, dims: &[AxisId], base: &Expr, entry: &Move) -> Option<(Vec<AxisId>, Vec<AxisId>)> {
         let (from, to) = (self.axis_list(&entry.from), self.axis_list(&entry.to));
         let (from, to) = (from?, to?);
         for (axis, written) in from.iter().zip(&entry.from) {
-            if !self.has_axis(value, base.span, "the tensor", *axis, written.span) {
+            if !self.among(dims, base.span, "the tensor", *axis, written.span) {
                 return None;
             }
         }
-        let dims = self.builder.dims(value);
         for (axis, written) in to.iter().zip(&entry.to) {
             if dims.contains(axis) {
                 let message = format!("the tensor has axis `{}` already", written.text);
                 let mut diagnostic = Diagnostic::new("partita::axis::twice", message)
                     .label(written.span, "again")
-                    .label(base.span, format!("has axes {}", self.shown(&dims)));
+                    .label(base.span, format!("has axes {}", self.shown(dims)));
                 if !from.contains(axis) {
                     diagnostic = diagnostic.help(format!("declare a second name for the same size: `axis {0}_2 = {0}`", written.text));
                 }
@@ -45,6 +59,12 @@ impl<'a> Elaborator<'a> {
                 return None;
             }
         }
+        Some((from, to))
+    }
+
+    fn moved(&mut self, value: ValueId, base: &Expr, entry: &Move, name: &str) -> Option<ValueId> {
+        let dims = self.builder.dims(value);
+        let (from, to) = self.move_axes(&dims, base, entry)?;
         self.builder.span = Some(entry.span);
         match (from.as_slice(), to.as_slice(), &entry.range) {
             ([axis], [short], Some((first, end))) => self.cut(value, entry, (*axis, *short), (first, end), name),

@@ -18,7 +18,6 @@ use crate::syntax::{Call, Defines, Expr, ExprKind, Name, Statement, StatementKin
 /// Most iterations of a repeat.
 const MOST_ITERATIONS: i64 = 100_000;
 /// The words of inputs' sources.
-const SOURCES: [(&str, Source); 2] = [("tokens", Source::Tokens), ("next_tokens", Source::NextTokens)];
 /// The words of weights' first values, and whether a number follows.
 const INITS: [(&str, bool); 5] = [("normal", true), ("uniform", true), ("constant", true), ("zeros", false), ("ones", false)];
 
@@ -30,7 +29,7 @@ impl<'a> Elaborator<'a> {
         }
         self.builder.span = Some(statement.span);
         match &statement.kind {
-            StatementKind::Input { name, axes, source } => self.input(name, axes, source),
+            StatementKind::Input { name, axes, source, token } => self.input(name, axes, source, token.as_ref()),
             StatementKind::Weight { name, axes, init, value, condition } => {
                 self.weight(name, axes, (init, value.as_ref()), condition.as_ref());
             }
@@ -88,25 +87,53 @@ impl<'a> Elaborator<'a> {
         false
     }
 
-    fn input(&mut self, name: &Name, axes: &[Name], source: &Name) {
+    fn input(&mut self, name: &Name, axes: &[Name], source: &Name, token: Option<&Expr>) {
         if !self.may_define(name, Kind::Input) {
             return;
         }
         let dims = self.axis_list(axes);
-        let from = SOURCES.iter().find(|row| row.0 == source.text).map(|row| row.1);
-        if from.is_none() {
-            let words = || SOURCES.iter().map(|row| row.0);
-            self.diagnostics.push(
-                Diagnostic::new("partita::input::unknown_source", format!("`{}` is no source of data", source.text))
-                    .label(source.span, "unknown source")
-                    .help(did_you_mean(&source.text, words(), || format!("sources are {}", listed(words())))),
-            );
-        }
+        let from = self.source(source, token);
         let what = match (dims, from) {
             (Some(dims), Some(from)) if self.input_axes(axes, &dims) => What::Tensor(self.builder.input(&name.text, &dims, from)),
             _ => What::Broken,
         };
         self.bind(&name.text, what, Kind::Input, name.span);
+    }
+
+    /// The source of a word, and of a token where it is about one.
+    fn source(&mut self, source: &Name, token: Option<&Expr>) -> Option<Source> {
+        let words = || Source::ALL.iter().map(|row| row.1);
+        let Some(from) = Source::from_word(&source.text) else {
+            self.diagnostics.push(
+                Diagnostic::new("partita::input::unknown_source", format!("`{}` is no source of data", source.text))
+                    .label(source.span, "unknown source")
+                    .help(did_you_mean(&source.text, words(), || format!("sources are {}", listed(words())))),
+            );
+            return None;
+        };
+        match (from.token(), token) {
+            (None, None) => Some(from),
+            (Some(_), Some(expr)) => {
+                let token = self.whole(expr, "the token of a source", 0, i64::from(i32::MAX))?;
+                Some(from.with_token(i32::try_from(token).expect("it is within these bounds")))
+            }
+            (None, Some(expr)) => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::input::token", format!("`{}` is about no token", source.text))
+                        .label(expr.span, "not needed here")
+                        .help(format!("write `: {}`", source.text)),
+                );
+                None
+            }
+            (Some(_), None) => {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::input::token", format!("`{}` is about a token, which is not given", source.text))
+                        .label(source.span, "of which token?")
+                        .help(format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text)),
+                );
+                None
+            }
+        }
     }
 
     /// Inputs have a batch axis, as large as the batch, and a sequence axis.

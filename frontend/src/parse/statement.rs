@@ -175,7 +175,15 @@ impl Parser<'_> {
                 let name = parser.new_name("for the input")?;
                 let axes = parser.axes()?;
                 parser.expect(Token::Colon, "and where the input comes from: `: tokens` or `: next_tokens`")?;
-                Ok(StatementKind::Input { name, axes, source: parser.name("of a source")? })
+                let source = parser.name("of a source")?;
+                let token = if parser.eat(Token::OpenParen) {
+                    let token = parser.expression()?;
+                    parser.expect(Token::CloseParen, "behind the source's token")?;
+                    Some(token)
+                } else {
+                    None
+                };
+                Ok(StatementKind::Input { name, axes, source, token })
             }),
             "weight" => self.headed(Self::weight),
             "block" => {

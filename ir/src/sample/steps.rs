@@ -3,7 +3,8 @@
 use super::Sampler;
 use crate::axis::Role;
 use crate::formula::{Formula, index, lit, random, x};
-use crate::id::{AxisId, ValueId};
+use crate::id::{AxisId, Id, ValueId};
+use crate::library::{Pointwise, Scores};
 use crate::rule::{DimAccess, Reduce, Rule, Term};
 use crate::scalar::{Binary, Expr, Unary};
 
@@ -203,7 +204,17 @@ fn gather(s: &mut Sampler) -> Option<ValueId> {
     s.dice.shuffle(&mut dims);
     let table = s.param(&dims);
     let axes = [&dims[..], &[s.batch, s.seq]].concat();
-    s.fits(&axes, &axes).then(|| s.b.gather("gathered", table, s.tokens, s.vocab))
+    if !s.fits(&axes, &axes) {
+        return None;
+    }
+    if s.dice.chance(0.3) {
+        // by what is computed of tokens and positions
+        let place = (x(0) + index(s.seq.index()) - lit(1.0)).unary(Unary::Abs).expr();
+        let dims = [s.batch, s.seq];
+        let place = Pointwise { expr: place, operands: vec![(s.tokens, dims.to_vec())] };
+        return Some(s.b.gather_at("gathered", table, &place, &dims, s.vocab));
+    }
+    Some(s.b.gather("gathered", table, s.tokens, s.vocab))
 }
 
 fn dropout(s: &mut Sampler) -> Option<ValueId> {
@@ -212,7 +223,7 @@ fn dropout(s: &mut Sampler) -> Option<ValueId> {
     Some(s.b.dropout(value, 0.25, salt))
 }
 
-/// Attention with projections of one value; sometimes grouped, causal, rotated, with dropout.
+/// Attention with projections of one value; sometimes grouped, causal, rotated, capped, biased, masked, with dropout.
 fn attention(s: &mut Sampler) -> Option<ValueId> {
     let (batch, seq) = (s.batch, s.seq);
     let value = s.pick(&|_, dims| dims.len() == 3 && dims.contains(&batch) && dims.contains(&seq))?;
@@ -239,14 +250,34 @@ fn attention(s: &mut Sampler) -> Option<ValueId> {
     let mut key = project(s, &[hidden, head, dim], &[batch, head, seq, dim]);
     let values = project(s, &[hidden, head, width], &[batch, head, seq, width]);
     if s.dice.chance(0.4) {
-        query = s.b.rotary(query, seq, dim, 100.0);
-        key = s.b.rotary(key, seq, dim, 100.0);
+        query = s.b.rotary(query, seq, dim, 100.0, 2 * half);
+        key = s.b.rotary(key, seq, dim, 100.0, 2 * half);
     }
     let key = s.b.slice("past", key, seq, 0, past);
     let values = s.b.slice("past", values, seq, 0, past);
     let causal = s.dice.chance(0.6).then_some(seq);
     let dropout = s.dice.chance(0.2).then(|| (0.2, s.dice.below(1 << 20)));
-    Some(s.b.attention(query, key, values, past, dim, causal, dropout))
+    let softcap = s.dice.chance(0.3).then_some(0.5);
+    let bias = s.dice.chance(0.2).then(|| {
+        let slope = s.param(&[head]);
+        let distance = index(past.index()) - index(seq.index());
+        Pointwise { expr: (x(0) * distance).expr(), operands: vec![(slope, vec![head])] }
+    });
+    let mask = s.dice.chance(0.4).then(|| score_mask(s, past));
+    Some(s.b.attention_by(query, key, values, past, dim, &Scores { softcap, bias, mask, causal, dropout }))
+}
+
+/// A window, tokens that are alike, or both. Some rows of the second are hidden whole.
+fn score_mask(s: &mut Sampler, past: AxisId) -> Pointwise {
+    let width = s.dice.between(1, 3) as f64;
+    let near = (index(s.seq.index()) - index(past.index())).below(lit(width));
+    let alike = x(0).equal(x(1) + lit(1.0));
+    let read = vec![(s.tokens, vec![s.batch, s.seq]), (s.tokens, vec![s.batch, past])];
+    match s.dice.below(3) {
+        0 => Pointwise { expr: near.expr(), operands: Vec::new() },
+        1 => Pointwise { expr: alike.expr(), operands: read },
+        _ => Pointwise { expr: near.max(alike).expr(), operands: read },
+    }
 }
 
 fn rotary(s: &mut Sampler) -> Option<ValueId> {
@@ -254,7 +285,8 @@ fn rotary(s: &mut Sampler) -> Option<ValueId> {
     let even = |s: &Sampler, axis: &AxisId| *axis != seq && s.b.graph.size(*axis).is_multiple_of(2);
     let value = s.pick(&|s, dims| dims.contains(&seq) && dims.iter().any(|axis| even(s, axis)))?;
     let axis = s.b.dims(value).into_iter().find(|axis| even(s, axis))?;
-    Some(s.b.rotary(value, seq, axis, 50.0))
+    let turned = 2 * s.dice.between(1, s.b.graph.size(axis) / 2);
+    Some(s.b.rotary(value, seq, axis, 50.0, turned))
 }
 
 /// Merges two neighbouring axes.

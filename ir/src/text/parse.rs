@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::lex::{Placed, Token, lex};
-use super::{SOURCES, SUPPLIES, TextError, formula};
+use super::{SUPPLIES, TextError, formula};
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::graph::{
-    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, Loss, Op, Phase, PhaseKind, Repeat, Span, Type, Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, Loss, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule, Term};
@@ -320,9 +320,16 @@ impl Parser {
         self.mark("=")?;
         let kind = self.word("`input`, `param`, `state`, `supplied` or `accumulated`")?;
         let leaf = match kind.as_str() {
-            "input" => match self.meaning(|word| SOURCES.iter().find(|row| row.1 == word).map(|row| row.0)) {
+            "input" => match self.meaning(Source::from_word) {
+                Some(source) if source.token().is_some() => {
+                    let token = self.real()?;
+                    if token.fract() != 0.0 || !(0.0..=f64::from(i32::MAX)).contains(&token) {
+                        return Err(self.error_before("a token is a whole number from 0".to_owned()));
+                    }
+                    Leaf::Input(source.with_token(token as i32))
+                }
                 Some(source) => Leaf::Input(source),
-                None => return self.expected("`tokens` or `next_tokens`"),
+                None => return self.expected("a source such as `tokens` or `next_tokens`"),
             },
             "param" => Leaf::Param(self.init()?),
             "state" => {

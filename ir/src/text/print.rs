@@ -1,7 +1,7 @@
 //! Graph to text.
 
 use super::lex::is_name;
-use super::{SOURCES, SUPPLIES, formula};
+use super::{SUPPLIES, formula};
 use crate::axis::Role;
 use crate::graph::{Class, Graph, Init, Kind, Leaf, Op, Repeat};
 use crate::id::{AxisId, Id, OpId, ValueId};
@@ -150,8 +150,8 @@ fn leaf(leaf: &Leaf) -> String {
     };
     match leaf {
         Leaf::Input(source) => {
-            let word = SOURCES.iter().find(|row| row.0 == *source).map_or("", |row| row.1);
-            format!("input {word}")
+            let token = source.token().map_or(String::new(), |token| format!(" {token}"));
+            format!("input {}{token}", source.word())
         }
         Leaf::Param(begin) => format!("param {}", init(begin)),
         Leaf::State { init: begin, of, slot } => {

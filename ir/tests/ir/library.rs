@@ -1,7 +1,8 @@
 //! Each composite of the library against its formula.
 
-use partita_ir::formula::x;
-use partita_ir::library::{gelu, silu};
+use partita_ir::formula::{index, lit, x};
+use partita_ir::id::Id;
+use partita_ir::library::{Pointwise, Scores, gelu, silu};
 
 use super::support::{Case, assert_close};
 
@@ -80,17 +81,24 @@ fn dropout_keeps_and_scales() {
 
 #[test]
 fn rotary_turns_pairs() {
+    turns_pairs(4);
+    turns_pairs(2);
+}
+
+/// Rotary of four elements, `turned` of which turn.
+fn turns_pairs(turned: u64) {
     let (n, size, base) = (3, 4, 100.0);
     let mut case = Case::new();
     let (seq, dim) = (case.axis("seq", n), case.axis("dim", size));
     let value = case.varied("x", &[seq, dim]);
     let data = case.numbers(value).to_vec();
-    let out = case.b.rotary(value, seq, dim, base);
+    let out = case.b.rotary(value, seq, dim, base, turned);
     let half = size as usize / 2;
     let mut want = data.clone();
     for p in 0..n as usize {
         for i in 0..half {
-            let angle = p as f64 * f64::powf(base, -2.0 * i as f64 / size as f64);
+            let turns = 2 * i < turned as usize;
+            let angle = if turns { p as f64 * f64::powf(base, -2.0 * i as f64 / turned as f64) } else { 0.0 };
             let (low, high) = (p * size as usize + i, p * size as usize + i + half);
             want[low] = data[low] * angle.cos() - data[high] * angle.sin();
             want[high] = data[high] * angle.cos() + data[low] * angle.sin();
@@ -126,6 +134,59 @@ fn attention_is_its_definition() {
         assert_eq!(case.b.dims(out), [head, seq, width]);
         assert_close(&case.value(out), &want);
     }
+}
+
+#[test]
+fn scores_are_capped_then_biased_then_masked() {
+    let [seq, dim] = [5_usize, 3];
+    for (causal, softcap, biased, masked) in (0..16).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0, n & 8 > 0)) {
+        let mut case = Case::new();
+        let (head, at, past, depth) = (case.axis("head", 2), case.axis("seq", 5), case.axis("past", 5), case.axis("dim", 3));
+        let (q, k, v) = (case.varied("q", &[head, at, depth]), case.varied("key", &[head, past, depth]), case.varied("v", &[past, depth]));
+        let slope = case.given("slope", &[head], &[0.3, -0.7]);
+        // position 2 belongs to nothing, so that its row is hidden whole
+        let document = case.given("document", &[at], &[0.0, 0.0, 9.0, 1.0, 1.0]);
+        let [qs, ks, vs] = [q, k, v].map(|value| case.numbers(value).to_vec());
+        let distance = index(past.index()) - index(at.index());
+        let bias = Pointwise { expr: (x(0) * distance).expr(), operands: vec![(slope, vec![head])] };
+        let same = x(0).equal(x(1)) * x(0).below(lit(9.0));
+        let mask = Pointwise { expr: same.expr(), operands: vec![(document, vec![at]), (document, vec![past])] };
+        let how = Scores {
+            softcap: softcap.then_some(0.4),
+            bias: biased.then_some(bias),
+            mask: masked.then_some(mask),
+            causal: causal.then_some(at),
+            dropout: None,
+        };
+        let out = case.b.attention_by(q, k, v, past, depth, &how);
+        let mut want = Vec::new();
+        for (h, s) in (0..2).flat_map(|h| (0..seq).map(move |s| (h, s))) {
+            let documents = [0, 0, 9, 1, 1];
+            let seen = |t: &usize| (!causal || *t <= s) && (!masked || (documents[*t] == documents[s] && s != 2));
+            let score = |t: usize| {
+                let dot: f64 = (0..dim).map(|d| qs[(h * seq + s) * dim + d] * ks[(h * seq + t) * dim + d]).sum();
+                let scaled = dot / (dim as f64).sqrt();
+                let capped = if softcap { 0.4 * (scaled / 0.4).tanh() } else { scaled };
+                capped + if biased { [0.3, -0.7][h] * (t as f64 - s as f64) } else { 0.0 }
+            };
+            let seen: Vec<usize> = (0..seq).filter(seen).collect();
+            let weights = softmax(&seen.iter().map(|t| score(*t)).collect::<Vec<_>>());
+            want.extend((0..dim).map(|d| seen.iter().zip(&weights).map(|(t, weight)| weight * vs[t * dim + d]).sum::<f64>()));
+        }
+        assert_close(&case.value(out), &want);
+    }
+}
+
+#[test]
+fn gather_at_reads_where_an_expression_says() {
+    let mut case = Case::new();
+    let (rows, seq, past, head) = (case.axis("rows", 3), case.axis("seq", 2), case.axis("past", 4), case.axis("head", 2));
+    let table = case.given("table", &[rows, head], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let place = Pointwise { expr: (index(past.index()) - index(seq.index())).expr(), operands: Vec::new() };
+    let out = case.b.gather_at("rows", table, &place, &[seq, past], rows);
+    assert_eq!(case.b.dims(out), [seq, past, head]);
+    // row 3 of three and row -1 are zeros
+    assert_close(&case.value(out), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 }
 
 #[test]

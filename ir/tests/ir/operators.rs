@@ -7,7 +7,7 @@ use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, Init, Source};
 use partita_ir::id::{AxisId, Id, ValueId};
-use partita_ir::library::{gelu, silu};
+use partita_ir::library::{Pointwise, Scores, gelu, silu};
 use partita_ir::rule::{DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Unary};
 use partita_ir::step::{Options, training_step};
@@ -190,6 +190,12 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let (table, tokens, axis) = (t.value("dv"), t.tokens(), t.dims("v"));
         t.b.gather("gathered", table, tokens, axis[0])
     }),
+    ("gather by distance", |t| {
+        let (table, dims) = (t.value("vk"), t.dims("spv"));
+        let distance = (index(dims[0].index()) - index(dims[1].index())).unary(Unary::Abs);
+        let place = Pointwise { expr: distance.min(lit(3.0)).expr(), operands: Vec::new() };
+        t.b.gather_at("gathered", table, &place, &dims[..2], dims[2])
+    }),
     ("chosen logit", |t| {
         let (logits, tokens, out) = (t.value("bsv"), t.tokens(), t.dims("bs"));
         let one_hot = x(1).equal(index(2)).select(x(0), lit(0.0));
@@ -212,7 +218,11 @@ pub const OPERATORS: &[(&str, Build)] = &[
     ("noise", |t| t.map(&["bs"], x(0) + random(5, vec![1, 0]))),
     ("rotary", |t| {
         let (value, axis) = (t.value("bse"), t.dims("se"));
-        t.b.rotary(value, axis[0], axis[1], 50.0)
+        t.b.rotary(value, axis[0], axis[1], 50.0, 6)
+    }),
+    ("rotary of a part", |t| {
+        let (value, axis) = (t.value("bse"), t.dims("se"));
+        t.b.rotary(value, axis[0], axis[1], 50.0, 4)
     }),
     ("causal mask", |t| {
         let scores = t.value("bsp");
@@ -231,7 +241,21 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let axes = t.dims("spd");
         let distance = index(axes[1].index()) - index(axes[0].index());
         let bias = (x(0) * distance * lit(0.3) + x(1)).expr();
-        t.b.biased_attention(q, k, v, axes[1], axes[2], Some(axes[0]), None, Some((&bias, &[slope, rate])))
+        let read = [slope, rate].map(|value| (value, t.b.dims(value))).to_vec();
+        let bias = Some(Pointwise { expr: bias, operands: read });
+        t.b.attention_by(q, k, v, axes[1], axes[2], &Scores { causal: Some(axes[0]), bias, ..Scores::default() })
+    }),
+    ("attention with everything", |t| {
+        let (q, k, v, slope, tokens) = (t.value("bsd"), t.value("bpd"), t.value("bpk"), t.value("b"), t.tokens());
+        let (axes, read) = (t.dims("spd"), t.b.dims(tokens));
+        // the same integers along two axes, and a window
+        let same = x(0).equal(x(1));
+        let near = (index(axes[0].index()) - index(axes[1].index())).below(lit(2.0));
+        let along_past = vec![read[0], axes[1]];
+        let mask = Some(Pointwise { expr: (same * near).expr(), operands: vec![(tokens, read), (tokens, along_past)] });
+        let bias = Some(Pointwise { expr: x(0).expr(), operands: vec![(slope, t.dims("b"))] });
+        let how = Scores { softcap: Some(0.7), bias, mask, causal: None, dropout: Some((0.3, 9)) };
+        t.b.attention_by(q, k, v, axes[1], axes[2], &how)
     }),
     ("split", |t| {
         let (value, merged) = (t.value("b"), t.axis("m", 15));

@@ -9,7 +9,7 @@ use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Def, Graph, Kind as OpKind, Leaf, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
-use partita_ir::scalar::Node;
+use partita_ir::scalar::{Binary, Node};
 use partita_ir::signature::{Choice, Signature, SizedRule};
 
 use super::groups::{Aliases, Group, Kind, groups, has_random};
@@ -386,7 +386,7 @@ impl<'a> Context<'a> {
             }
             let nodes = &rule.rule.expr.nodes;
             let index = |id: u32| matches!(nodes[id as usize], Node::Index(_));
-            causal |= nodes.iter().any(|node| matches!(node, Node::Binary(_, a, b) if index(*a) && index(*b)));
+            causal |= nodes.iter().any(|node| matches!(node, Node::Binary(Binary::Lt | Binary::Le, a, b) if index(*a) && index(*b)));
         }
         Work::Flash { flops: if causal { flops / 2.0 } else { flops }, backward: phase == PhaseKind::Backward }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use partita_ir::boxing::StepKind;
 use partita_ir::dtype::DType;
-use partita_ir::graph::{PhaseKind, Source};
+use partita_ir::graph::PhaseKind;
 use partita_ir::layout::count;
 use partita_ir::program::Turn;
 use partita_ir::random::DrawContext;
@@ -148,14 +148,13 @@ pub(crate) fn perform(
         }
         Act::Load { place, source, samples, positions } => {
             let target = bytes(*place);
-            let shift = u64::from(*source == Source::NextTokens);
             let width = count(positions) as usize;
             let mut row = vec![0i32; width];
             for (n, sample) in samples.iter().flat_map(|(start, end)| *start..*end).enumerate() {
                 let mut at = 0;
                 for (start, end) in positions {
                     let length = (end - start) as usize;
-                    data.fill(step * batch + sample, start + shift..end + shift, &mut row[at..at + length])?;
+                    data.load(*source, step * batch + sample, *start..*end, seed, &mut row[at..at + length])?;
                     at += length;
                 }
                 for (slot, token) in target[n * width * 4..(n + 1) * width * 4].chunks_exact_mut(4).zip(&row) {
