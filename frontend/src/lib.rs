@@ -42,7 +42,7 @@
 //! | `set activation = gelu \| relu` | a switch: one of these words, the first by default |
 //! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
 //! | `axis head_dim = hidden / heads` | an axis with a size of its own |
-//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further |
+//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
 //! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
 //! | `weight b[ffn] = zeros if bias` | a parameter where the condition holds, else the number that it would begin as |
 //! | `op swiglu(a[.., i], b[.., i]) -> [.., i] = silu(a) * b` | an operator: letters stand for axes by position, `..` for any others |
@@ -64,7 +64,7 @@
 //! Lines behind it see the names that every branch gives, and those that existed before. In a condition the name of a
 //! switch is the switch, elsewhere the tensor of its name if there is one.
 //!
-//! Brackets with an arrow behind a tensor move its elements: `k[seq -> past]` renames an axis, `x[hidden -> heads * head_dim]`
+//! Brackets with an arrow behind a tensor move its elements: `k[seq -> past]` renames an axis (of integers too, where they are compared), `x[hidden -> heads * head_dim]`
 //! splits one, `x[heads * head_dim -> hidden]` merges neighbours, `x[seq = 0 .. 4 -> short]` cuts.
 //!
 //! # The crate

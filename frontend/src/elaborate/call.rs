@@ -4,6 +4,7 @@ use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, ValueId};
 
 use super::Elaborator;
+use super::gather::Place;
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
 use crate::evaluate::Num;
 use crate::operators::{self, Axes, Form, Operator, OptionDefault, TABLE, Takes};
@@ -16,6 +17,8 @@ pub(super) struct Checked<'a> {
     pub axes: Vec<AxisId>,
     /// The tensors among the arguments, with where they stand.
     pub tensors: Vec<(ValueId, Span)>,
+    /// Where a table is read, for a call that reads one.
+    pub place: Option<Place>,
     /// The numbers among the arguments.
     pub numbers: Vec<(Num, Span)>,
     /// Every option of the row.
@@ -90,7 +93,7 @@ impl<'a> Elaborator<'a> {
         let (positional, named): (Vec<_>, Vec<_>) = call.arguments.iter().partition(|argument| argument.name.is_none());
         let many = row.arguments.iter().any(|argument| argument.takes == Takes::Tensors);
         let fits = if many { positional.len() >= row.arguments.len() } else { positional.len() == row.arguments.len() };
-        let (mut tensors, mut numbers, mut whole) = (Vec::new(), Vec::new(), fits);
+        let (mut tensors, mut numbers, mut place, mut whole) = (Vec::new(), Vec::new(), None, fits);
         if !fits {
             self.diagnostics.push(operators::wrong_arguments(row, positional.len(), span));
         }
@@ -104,8 +107,9 @@ impl<'a> Elaborator<'a> {
                 }
                 continue;
             }
-            // read where it is used
             if takes == Takes::Places {
+                place = self.place(&argument.value);
+                whole &= place.is_some();
                 continue;
             }
             let name = row.arguments.get(position).map_or(row.name, |argument| argument.name);
@@ -149,7 +153,7 @@ impl<'a> Elaborator<'a> {
                 None => whole = false,
             }
         }
-        if whole { Some(Checked { call, axes: axes?, tensors, numbers, options, span }) } else { None }
+        if whole { Some(Checked { call, axes: axes?, tensors, place, numbers, options, span }) } else { None }
     }
 
     pub(super) fn bracket_axes(&mut self, row: &Operator, call: &Call) -> Option<Vec<AxisId>> {
@@ -194,7 +198,7 @@ impl<'a> Elaborator<'a> {
             self.diagnostics.push(
                 Diagnostic::new("partita::dtype::not_integers", "integers are needed here")
                     .label(span, format!("elements are of type {dtype}"))
-                    .help("inputs are integers: `input tokens[batch, seq] : tokens`"),
+                    .help("inputs are integers, and `gather` also takes arithmetic of `index[axis]`: `input tokens[batch, seq] : tokens`"),
             );
         }
         integers

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::library::Pointwise;
 use partita_ir::rule::{Access, Term};
@@ -17,19 +18,20 @@ use crate::syntax::Expr;
 const MOST_UNFOLDED: usize = 64;
 
 /// Where a table is read.
-struct Place {
+#[derive(Debug)]
+pub(super) struct Place {
     part: Pointwise,
     /// The axes that it varies over.
     dims: Vec<AxisId>,
     /// The tensor of integers that it is, if it is nothing but one.
     integers: Option<ValueId>,
+    span: Span,
 }
 
 impl<'a> Elaborator<'a> {
     pub(super) fn gather(&mut self, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
         let ((table, table_span), axis) = (checked.tensors[0], checked.axes[0]);
-        let indices = checked.call.arguments.iter().filter(|argument| argument.name.is_none()).nth(1)?;
-        let place = self.place(&indices.value)?;
+        let place = checked.place.as_ref()?;
         if !self.has_axis(table, table_span, "the table", axis, checked.axis_span(0)) {
             return None;
         }
@@ -41,7 +43,7 @@ impl<'a> Elaborator<'a> {
                     format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(*shared).name),
                 )
                 .label(table_span, self.shown(&table_dims))
-                .label(indices.value.span, self.shown(&place.dims))
+                .label(place.span, self.shown(&place.dims))
                 .help("rename it in one of them: `x[seq -> past]`"),
             );
             return None;
@@ -59,7 +61,7 @@ impl<'a> Elaborator<'a> {
 
     /// What says where a table is read. Tensors that are computed of positions alone count as their expressions, which
     /// are whole numbers in every precision.
-    fn place(&mut self, expr: &'a Expr) -> Option<Place> {
+    pub(super) fn place(&mut self, expr: &'a Expr) -> Option<Place> {
         let mut fusion = Fusion::default();
         let piece = match self.element(&mut fusion, expr)? {
             Element::Number(value) => fusion.constant(value),
@@ -73,7 +75,7 @@ impl<'a> Elaborator<'a> {
                 return None;
             }
         }
-        Some(Place { part, dims: piece.dims, integers })
+        Some(Place { part, dims: piece.dims, integers, span: expr.span })
     }
 
     /// An expression with its operands replaced by what computes them, as far as that goes.
