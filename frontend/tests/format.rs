@@ -237,6 +237,9 @@ fn columns() {
     becomes("axis a:seq\naxis long_name\naxis b=2*a\n", "axis a        : seq\naxis long_name\naxis b = 2 * a\n");
     becomes("input t[a]:tokens\ninput to[a,b]:next_tokens\n", "input t[a]     : tokens\ninput to[a, b] : next_tokens\n");
     becomes("weight w[a]=ones # one\nx=w\nweight v[a]=zeros\n", "weight w[a] = ones  # one\nx = w\nweight v[a] = zeros\n");
+    // lines of another kind have columns of their own
+    becomes("set a=1\naxis long_name=2:seq\nset bc=2\n", "set a = 1\naxis long_name = 2 : seq\nset bc = 2\n");
+    becomes("set a=1 # one\nx=long_name(a) # two\n", "set a = 1   # one\nx = long_name(a)    # two\n");
     // a column that is too far to the right is none
     let long = "a".repeat(130);
     becomes(&format!("set {long}=1\nset b=2\n"), &format!("set {long} = 1\nset b = 2\n"));
