@@ -296,6 +296,7 @@ fn comments_inside_brackets() {
     becomes("x = f( # head\na, # one\n# before\nb # two\n)\n", "x = f(  # head\n    a,  # one\n    # before\n    b,  # two\n)\n");
     becomes("x = f(a + # why\nb)\n", "x = f(\n    a +     # why\n        b\n)\n");
     becomes("x = f(a,\n# last\n) # end\n", "x = f(\n    a\n    # last\n)   # end\n");
+    becomes("x = f(a_long_name, b) + f(c # why\n)\n", "x = f(a_long_name, b) + f(\n    c   # why\n)\n");
     becomes("x = f(\n# none\n)\n", "x = f(\n    # none\n)\n");
     becomes("x = f(g(# deep\na), b)\n", "x = f(\n    g(  # deep\n        a\n    ),\n    b,\n)\n");
 }

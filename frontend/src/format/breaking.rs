@@ -33,13 +33,13 @@ struct Breaker<'a> {
     lines: Vec<Printed<'a>>,
 }
 
-/// What stands between commas.
+/// What stands between commas; a comment behind a comma leads the next, and is printed behind this one all the same.
 #[derive(Default)]
 struct Item<'a> {
     /// Comments before it.
     leading: Vec<Piece<'a>>,
     code: Vec<Piece<'a>>,
-    /// Comments behind it, whether before or behind its comma.
+    /// Comments between it and its comma.
     trailing: Vec<Piece<'a>>,
 }
 
@@ -162,10 +162,6 @@ fn items<'a>(pieces: &[Piece<'a>]) -> Vec<Item<'a>> {
                 after_comma = true;
                 continue;
             }
-            Kind::Comment { own_line: false } if after_comma => {
-                items[last].trailing.push(*piece);
-                continue;
-            }
             Kind::Comment { .. } if items[last].code.is_empty() => items[last].leading.push(*piece),
             Kind::Comment { .. } if after_comma => items.push(Item { leading: vec![*piece], ..Item::default() }),
             _ if after_comma => items.push(Item { code: vec![*piece], ..Item::default() }),
@@ -175,8 +171,7 @@ fn items<'a>(pieces: &[Piece<'a>]) -> Vec<Item<'a>> {
     }
     for item in &mut items {
         let code = item.code.iter().rposition(|piece| !piece.is_comment()).map_or(0, |last| last + 1);
-        let behind = item.code.split_off(code);
-        item.trailing.splice(..0, behind);
+        item.trailing = item.code.split_off(code);
     }
     items
 }
