@@ -46,6 +46,13 @@ def write_tokens(path):
     path.write_bytes(struct.pack(f"<{len(tokens)}H", *tokens))
 
 
+def compiled(model, name, settings):
+    """The directory of a model's plan for one rank."""
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    run(PARTITA, "compile", f"models/{model}.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", WORK / name)
+    return WORK / name
+
+
 def partita_run(directory, *options):
     """The log of a run, one dictionary a step; none if it had no steps."""
     log = WORK / "run.jsonl"
@@ -66,9 +73,7 @@ def main():
     print(f"{STEPS} steps from the same parameters, and the first step's gradients; allowed: {TOLERANCE:g}")
     print(f"{'model':8} {'first loss':>12} {'last loss':>12} {'loss error':>12} {'gradient error':>15}")
     for model, settings in MODELS.items():
-        directory, weights = WORK / model, WORK / f"{model}.safetensors"
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        run(PARTITA, "compile", f"models/{model}.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", directory)
+        directory, weights = compiled(model, model, settings), WORK / f"{model}.safetensors"
         partita_run(directory, "--steps", 0, "--save", weights)
         checkpoints = WORK / f"{model}-checkpoints"
         # a new run refuses a directory that holds checkpoints
@@ -83,10 +88,8 @@ def main():
 
     print(f"\n{STEPS} steps of gpt under other optimizers, from the same parameters")
     for word, rate in OPTIMIZERS.items():
-        directory, weights = WORK / f"gpt-{word}", WORK / "gpt.safetensors"
-        settings = MODELS["gpt"] | {"optimizer": word, "lr": rate}
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        run(PARTITA, "compile", "models/gpt.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", directory)
+        directory = compiled("gpt", f"gpt-{word}", MODELS["gpt"] | {"optimizer": word, "lr": rate})
+        weights = WORK / "gpt.safetensors"
         ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
         theirs = torch_run("gpt", weights, "--steps", STEPS, "--optimizer", word, "--lr", rate)["losses"]
         loss_error = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))

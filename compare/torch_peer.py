@@ -186,12 +186,11 @@ def main():
 
     torch.set_num_threads(options.threads)
     read = read_safetensors(options.weights)
-    flat = {name: matrix(value).requires_grad_() for name, value in read.items()}
+    # what looks at rows and columns takes every parameter as a matrix
+    shape = matrix if options.optimizer in ("adafactor", "muon") else lambda value: value
+    flat = {name: shape(value).requires_grad_() for name, value in read.items()}
     forward = {"gpt": gpt, "llama": llama}[options.model]
     samples = Samples(options.data, options.seq, options.seed)
-    if options.optimizer in ("adamw", "adam", "sgd"):
-        # what looks at single elements takes parameters as they are
-        flat = {name: value.requires_grad_() for name, value in read.items()}
     updates = optimizers(options.optimizer, flat, options.lr)
     losses, seconds, error = [], [], None
     for step in range(options.steps):

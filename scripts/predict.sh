@@ -2,7 +2,7 @@
 # What plans are expected to take and to fill beside what runs of them do, with a cluster file that `partita profile` writes first.
 # Prints a table: model, plan, step predicted, measured (the median of the rounds' medians) and off, what others took, the slowest
 # round's median, the fastest step, memory planned, measured and off. Rounds go over all plans in turn.
-# Usage: scripts/predict.sh [profile.toml], STEPS=10 and ROUNDS=3 by default. Run by `make predictions`; takes ten minutes on 2 cores.
+# Usage: scripts/predict.sh [profile.toml], STEPS=10 and ROUNDS=3 by default. Run by `make predictions`; takes five minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -14,15 +14,14 @@ use partita_runtime::run::{RunOptions, run};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, plan, profile, rest @ ..] = &arguments[..] else { return Err("acts PLAN PROFILE.toml [STEPS]".into()) };
-    let steps = rest.first().map_or(Ok(10), |steps| steps.parse())?;
+    let steps = rest.first().map_or(Ok(10u64), |steps| steps.parse())?.max(1);
     let program: Program = serde_json::from_slice(&std::fs::read(Path::new(plan).join("program.json"))?)?;
     let cluster = Cluster::parse(&std::fs::read_to_string(profile)?, profile).map_err(|error| error.to_string())?;
     let ranks = program.mesh.ranks() * program.roles.len() as u64;
-    let busy = ranks.min(cluster.device.cores.unwrap_or(ranks));
     let mut found: BTreeMap<String, (f64, f64, u64)> = BTreeMap::new();
     for (name, act) in named(&program, 0)? {
         let entry = found.entry(name).or_default();
-        entry.0 += price::alone(&act, &cluster, ranks, busy.max(ranks)).ok_or("no curves in the cluster file")?;
+        entry.0 += price::alone(&act, &cluster, ranks, ranks).ok_or("no curves in the cluster file")?;
         entry.2 += 1;
     }
     let mut seconds = Vec::new();

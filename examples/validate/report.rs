@@ -138,8 +138,7 @@ impl Report<'_> {
         );
         out += "\n## Order of plans\n\nPairs of rows of one model on one cluster that differ by more than 5 % in time per sequence, and how far the plan that is \
                 predicted best is from the best that was measured. Then pairs of one model and device of any length and number of devices, \
-                by device-seconds of a token: the wrong ones of dgxc are one plan under two releases \
-                of NeMo, InternEvo's all have `iev-052` or `iev-054`, llm-foundry's are rows of 13B on one node of A100-40GB (see below).\n\n";
+                by device-seconds of a token.\n\n";
         self.ordering(&mut out);
         out += "\n## Memory\n\n";
         self.memory_table(&mut out);
@@ -173,7 +172,8 @@ impl Report<'_> {
         let ran_out = || self.memory.iter().filter(|met| met.case.row.ran_out());
         let called = ran_out().filter(over).count();
         let false_alarms = self.usable.iter().filter(over).count();
-        let (right, pairs) = self.ordered(&|met| met.case.row.id.starts_with("bloom"), false);
+        let (right, wrong) = self.ordered(&|met| met.case.row.id.starts_with("bloom"), false);
+        let pairs = right + wrong.len();
         let left_out = self.left_out.iter().filter(|(.., known)| *known).map(|(_, errors, _)| errors.mean).fold(0.0, f64::max);
         let bar = |what: &str, bar: String, figure: String, met: bool| Bar { what: what.into(), bar, figure, met };
         let below =
@@ -236,9 +236,9 @@ impl Report<'_> {
         sets.into_values().filter(|set| set.len() > 1).collect()
     }
 
-    /// Of pairs more than 5 % apart, how many are ordered right.
-    fn ordered(&self, of: &dyn Fn(&Met<'_>) -> bool, wide: bool) -> (usize, usize) {
-        let (mut right, mut pairs) = (0, 0);
+    /// Of pairs more than 5 % apart, how many are ordered right, and which are not.
+    fn ordered(&self, of: &dyn Fn(&Met<'_>) -> bool, wide: bool) -> (usize, Vec<String>) {
+        let (mut right, mut wrong) = (0, Vec::new());
         for set in self.sets(of, wide) {
             for (n, a) in set.iter().enumerate() {
                 for b in &set[n + 1..] {
@@ -256,20 +256,25 @@ impl Report<'_> {
                         (row.tp, row.pp, row.vpp, row.cp, row.dp, row.mbs, row.gbs, row.zero.clone(), row.recompute_class.clone())
                     };
                     if measured.abs() > 1.05f64.ln() && plan(a) != plan(b) {
-                        pairs += 1;
-                        right += usize::from(measured * predicted > 0.0);
+                        if measured * predicted > 0.0 {
+                            right += 1;
+                        } else {
+                            wrong.push(format!("`{}` `{}`", a.case.row.id, b.case.row.id));
+                        }
                     }
                 }
             }
         }
-        (right, pairs)
+        (right, wrong)
     }
 
     fn ordering(&self, out: &mut String) {
         let sources: BTreeMap<&str, ()> = self.usable.iter().map(|met| (met.case.row.source.as_str(), ())).collect();
+        let mut misordered: Vec<String> = Vec::new();
         let rows = sources.into_keys().filter_map(|source| {
             let of = |met: &Met<'_>| met.case.row.source == source;
-            let ((right, pairs), (all_right, all)) = (self.ordered(&of, false), self.ordered(&of, true));
+            let [own, all] = [false, true].map(|wide| self.ordered(&of, wide));
+            misordered.extend(all.1.iter().cloned());
             let sets = self.sets(&of, false);
             let behind = |set: &Vec<&Met<'_>>| {
                 // repeats of one plan count as their mean
@@ -288,10 +293,9 @@ impl Report<'_> {
                 picked.map_or(0.0, |plan| mean(&plan.1) / best - 1.0)
             };
             let worst = sets.iter().map(behind).fold(0.0, f64::max);
-            (all > 0).then(|| {
-                let of_pairs = [(right, pairs), (all_right, all)].map(|(right, pairs)| format!("{right} of {pairs}"));
-                vec![source.to_owned(), sets.len().to_string(), of_pairs[0].clone(), percent(worst), of_pairs[1].clone()]
-            })
+            let of_pairs = [own, all].map(|(right, wrong)| format!("{right} of {}", right + wrong.len()));
+            (!of_pairs[1].ends_with("of 0"))
+                .then(|| vec![source.to_owned(), sets.len().to_string(), of_pairs[0].clone(), percent(worst), of_pairs[1].clone()])
         });
         table(
             out,
@@ -304,6 +308,7 @@ impl Report<'_> {
             ],
             rows,
         );
+        *out += &format!("\nOrdered wrong: {}.\n", misordered.join(", "));
     }
 
     /// Rows whose memory `nvidia-smi` or the allocator's reserve is printed, in GiB.

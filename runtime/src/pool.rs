@@ -163,7 +163,8 @@ impl Pool {
         let call = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(part) };
         let job = Job { call, n_parts };
         let mut state = self.shared.lock();
-        if state.job.is_some() {
+        // a helper may still be at work on the last parts of a job that its caller waits for
+        if state.job.is_some() || state.joined > 0 {
             drop(state);
             return (0..n_parts).for_each(part);
         }

@@ -17,7 +17,6 @@ use crate::syntax::{Call, Defines, Expr, ExprKind, Name, Statement, StatementKin
 
 /// Most iterations of a repeat.
 const MOST_ITERATIONS: i64 = 100_000;
-/// The words of inputs' sources.
 /// The words of weights' first values, and whether a number follows.
 const INITS: [(&str, bool); 5] = [("normal", true), ("uniform", true), ("constant", true), ("zeros", false), ("ones", false)];
 

@@ -141,8 +141,9 @@ impl One<'_, '_> {
         self.b.map("square", &[value], &[], Some(Reduce::Sum), (x(0) * x(0)).expr())
     }
 
-    fn elements(&self) -> f64 {
-        self.dims.iter().map(|axis| self.b.graph.size(*axis) as f64).product()
+    /// How many elements these axes span.
+    fn size(&self, axes: &[AxisId]) -> u64 {
+        axes.iter().map(|axis| self.b.graph.size(*axis)).product()
     }
 
     fn sgd(&mut self, momentum: f64, decay: f64) {
@@ -256,8 +257,7 @@ impl One<'_, '_> {
 
     /// The axes of a matrix of two or more: those of its rows and those of its columns, cut where the two together are shortest.
     fn sides(&self) -> (Vec<AxisId>, Vec<AxisId>) {
-        let size = |axes: &[AxisId]| axes.iter().map(|axis| self.b.graph.size(*axis)).product::<u64>();
-        let cut = (1..self.dims.len()).min_by_key(|at| size(&self.dims[..*at]) + size(&self.dims[*at..])).unwrap_or(1);
+        let cut = (1..self.dims.len()).min_by_key(|at| self.size(&self.dims[..*at]) + self.size(&self.dims[*at..])).unwrap_or(1);
         (self.dims[..cut].to_vec(), self.dims[cut..].to_vec())
     }
 
@@ -269,8 +269,7 @@ impl One<'_, '_> {
         let square = (x(0) * x(0)).expr();
         let direction = if self.dims.len() > 1 {
             let (rows, columns) = self.sides();
-            let size = |b: &Builder, axes: &[AxisId]| axes.iter().map(|axis| b.graph.size(*axis) as f64).product::<f64>();
-            let (n_rows, n_columns) = (size(self.b, &rows), size(self.b, &columns));
+            let (n_rows, n_columns) = (self.size(&rows) as f64, self.size(&columns) as f64);
             let mut side = |slot: &str, own: &[AxisId], others: f64| {
                 let state = self.state_of(slot, own);
                 let sum = self.b.map("squares", &[g], own, Some(Reduce::Sum), square.clone());
@@ -290,7 +289,7 @@ impl One<'_, '_> {
             self.assign(v, next);
             self.map("direction", &[g, next], &(x(0) / x(1).max(lit(eps * eps)).sqrt()))
         };
-        let elements = self.elements();
+        let elements = self.size(&self.dims) as f64;
         let norms = [self.squares(self.param), self.squares(direction)];
         let rate = x(0).min(lit(1.0) / x(3).sqrt()) * (x(1) / lit(elements)).sqrt().max(lit(floor));
         let rate = rate / ((x(2) / lit(elements)).sqrt() / lit(limit)).max(lit(1.0));
@@ -316,20 +315,13 @@ impl One<'_, '_> {
         let norm = self.squares(ahead);
         let mut matrix = self.map("direction", &[ahead, norm], &(x(0) / x(1).sqrt().max(lit(1e-7))));
         let (rows, columns) = self.sides();
-        let size = |b: &Builder, axes: &[AxisId]| axes.iter().map(|axis| b.graph.size(*axis)).product::<u64>();
-        let (short, long) =
-            if size(self.b, &rows) <= size(self.b, &columns) { (rows.clone(), columns.clone()) } else { (columns.clone(), rows.clone()) };
+        let (n_rows, n_columns) = (self.size(&rows), self.size(&columns));
+        let (short, long) = if n_rows <= n_columns { (rows, columns) } else { (columns, rows) };
         // the short side under two more names
-        let again = |b: &mut Builder| -> Vec<AxisId> {
-            short
-                .iter()
-                .map(|axis| (b.graph.axis(*axis).name.clone(), b.graph.size(*axis)))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .map(|(name, size)| b.axis(&name, size, Role::None))
-                .collect()
-        };
-        let (second, third) = (again(self.b), again(self.b));
+        let names: Vec<(String, u64)> =
+            short.iter().map(|axis| (self.b.graph.axis(*axis).name.clone(), self.b.graph.size(*axis))).collect();
+        let mut again = || -> Vec<AxisId> { names.iter().map(|(name, size)| self.b.axis(name, *size, Role::None)).collect() };
+        let (second, third) = (again(), again());
         // Keller Jordan's coefficients, five times
         let [a, b, c] = [3.4445, -4.7750, 2.0315];
         let square: Vec<AxisId> = [&short[..], &second[..]].concat();
@@ -344,7 +336,7 @@ impl One<'_, '_> {
             matrix = self.map("direction", &[matrix, turned], &(lit(a) * x(0) + x(1)));
         }
         // as long as what AdamW would do (Liu et al. 2025)
-        let longer = size(self.b, &rows).max(size(self.b, &columns)) as f64;
+        let longer = n_rows.max(n_columns) as f64;
         let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * lit(0.2 * longer.sqrt()) * x(1);
         let name = self.name.clone();
         let next = self.map(&name, &[self.param, matrix, self.shared.lr], &next);

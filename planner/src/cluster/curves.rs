@@ -68,9 +68,7 @@ impl Curve {
         };
         Some(Seconds::from_us(us))
     }
-}
 
-impl Curve {
     /// The value at `at`: linear between points, and beyond the ends that of the end.
     pub fn level(&self, at: f64) -> Option<Seconds> {
         let (first, last) = (self.0.first()?, self.0.last()?);

@@ -167,7 +167,7 @@ impl Held {
     }
 }
 
-/// Elements of moments for each element of the parameters that have any.
+/// Elements of moments for each element of all parameters.
 pub(super) fn moments(graph: &Graph) -> f64 {
     let elements = |value: ValueId| (graph.elements(value) * graph.iterations(graph.value(value).within)) as f64;
     let params: f64 = graph.params().map(elements).sum();

@@ -72,8 +72,8 @@ impl<'a> Costs<'a> {
     }
 
     /// `t = kernel + work + Σ bytes · (reuse − nearest)`: the work as it was measured on what lies in the nearest cache, and what operands
-    /// and result take longer from where they lie; of a copy, which does no work, all of `reuse`. Work is `calls · flops / rate(m, n, k)` of matrix products, else `rows · row + blocks
-    /// · block + steps · step + Σ lanes · lane`. What has no curve is the device's roofline.
+    /// and result take longer from where they lie; of a copy, which does no work, all of `reuse`. Work is `calls · flops /
+    /// rate(m, n, k)` of matrix products, else `rows · row + blocks · block + steps · step + Σ lanes · lane`. What has no curve is the device's roofline.
     fn kernel(&self, curves: &Curves, work: &KernelWork) -> f64 {
         let device = &self.cluster.device;
         let share = (self.cores as f64 / curves.ranks as f64).min(1.0);

@@ -1,7 +1,7 @@
 //! Measuring this machine with the kernels and collectives that runs use.
 //!
-//! A *crowd* of ranks does the same acts at the same time, as ranks of a run do, and what one go takes is the least of several
-//! several tries in which nobody else wanted the cores.
+//! A *crowd* of ranks does the same acts at the same time, as ranks of a run do, and what one go takes is the median
+//! of several rounds over all cases: what disturbs the machine for a moment spoils one of them.
 //!
 //! **Invariant:** nothing is computed here but by the runtime's own kernels and communicators.
 
