@@ -436,12 +436,13 @@ impl<'a> Assembly<'a> {
         Layout(shares.collect())
     }
 
-    /// The layout at rest that goes with a layout in use: its tensor axes, and data and context axes B or all S.
+    /// The layout at rest that goes with a layout in use: its tensor axes and experts, and data and context axes B or all
+    /// S.
     fn at_rest(&self, value: ValueId, used: &Layout, split: bool) -> Layout {
         let mut rest = Layout::broadcast(self.mesh);
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
-        for axis in self.task.mesh.resting_order() {
-            if self.task.mesh.uses[axis] == AxisUse::Tensor
+        for axis in self.task.mesh.running_order() {
+            if (self.task.mesh.uses[axis] == AxisUse::Tensor || self.owns_experts(value, used, axis))
                 && let Some(share) = used.split_on(axis)
             {
                 rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
@@ -451,25 +452,28 @@ impl<'a> Assembly<'a> {
         if split { self.split_over_data(value, &rest) } else { rest }
     }
 
+    /// Whether a layout of a value deals out experts over a mesh axis that is for that.
+    fn owns_experts(&self, value: ValueId, layout: &Layout, axis: usize) -> bool {
+        let expert = |split: &Split| self.graph.axis(self.graph.value(value).ty.dims[split.dim]).role == Role::Expert;
+        self.task.mesh.owns_experts(axis) && layout.split_on(axis).as_ref().is_some_and(expert)
+    }
+
     /// The layout with data and context axes S, innermost, along the dimension that gives the smallest largest shard.
     fn split_over_data(&self, value: ValueId, rest: &Layout) -> Layout {
         let shape = self.graph.shape(value);
+        let shards =
+            |axis: &usize| matches!(self.task.mesh.uses[*axis], AxisUse::Data | AxisUse::Context) && !self.owns_experts(value, rest, *axis);
+        let sharding: Vec<usize> = self.task.mesh.resting_order().into_iter().filter(shards).collect();
         let candidates = (0..shape.len()).map(|dim| {
             let mut layout = rest.clone();
-            for axis in self.task.mesh.resting_order() {
-                if matches!(self.task.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {
-                    layout.0[axis] = Share::Broadcast;
-                }
-            }
+            sharding.iter().for_each(|axis| layout.0[*axis] = Share::Broadcast);
             // what tensor axes do comes first; what they have left pending stays
             layout.renumber();
             let mut depth = layout.splits(dim).len();
-            for axis in self.task.mesh.resting_order() {
-                if matches!(self.task.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {
-                    let partition = Partition::Balanced;
-                    layout.0[axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
-                    depth += 1;
-                }
+            for axis in &sharding {
+                let partition = Partition::Balanced;
+                layout.0[*axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
+                depth += 1;
             }
             layout
         });
@@ -488,7 +492,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::Cluster;
-    use crate::mesh::MeshPlan;
+    use crate::mesh::{ExpertUse, MeshPlan};
     use crate::strategy::{Constraints, pending};
 
     #[test]
@@ -498,6 +502,7 @@ mod tests {
         let mesh = MeshPlan {
             mesh: Mesh { axes: vec![MeshAxis { name: "tensor".into(), size: 2, time: false }] },
             uses: vec![AxisUse::Tensor],
+            experts: vec![ExpertUse::Tensor],
             partitions: vec![Partition::Balanced],
             micro_batches: 3,
         };
