@@ -2,10 +2,12 @@
 //!
 //! Constraints speak of axis roles and operator classes only.
 
+use std::collections::BTreeSet;
+
 use partita_ir::axis::Role;
 use partita_ir::experts::{Expertise, expertise};
 use partita_ir::graph::{Class, Def, Graph, Leaf, PhaseKind};
-use partita_ir::id::{OpId, ValueId};
+use partita_ir::id::{Id, OpId, ValueId};
 use partita_ir::layout::Partition;
 use partita_ir::rule::Reduce;
 use partita_ir::signature::{Choice, Signature, SizedRule, partition_for};
@@ -38,14 +40,26 @@ pub fn pending(graph: &Graph) -> Vec<Reduce> {
 
 /// Whether a value is a parameter, perhaps moved.
 pub fn is_weight(graph: &Graph, value: ValueId) -> bool {
+    weight(graph, value).is_some()
+}
+
+/// The parameter that a value is, perhaps moved.
+fn weight(graph: &Graph, value: ValueId) -> Option<ValueId> {
     match &graph.value(value).def {
-        Def::Leaf(Leaf::Param(_)) => true,
+        Def::Leaf(Leaf::Param(_)) => Some(value),
         Def::Result(op, _) => {
             let op = graph.op(*op);
-            op.rule().is_some_and(partita_ir::rule::Rule::is_move) && is_weight(graph, op.operands[0])
+            if op.rule().is_some_and(partita_ir::rule::Rule::is_move) { weight(graph, op.operands[0]) } else { None }
         }
-        _ => false,
+        _ => None,
     }
+}
+
+/// The parameters that are experts' own.
+pub fn of_experts(graph: &Graph) -> BTreeSet<ValueId> {
+    let works = |op: &OpId| SizedRule::of(graph, *op).is_some_and(|rule| matches!(expertise(graph, &rule), Expertise::Works { .. }));
+    let all = (0..graph.ops.len()).map(OpId::new).filter(works);
+    all.flat_map(|op| graph.op(op).operands.iter().filter_map(|operand| weight(graph, *operand))).collect()
 }
 
 /// The factors of a role that ranks may deal out.

@@ -25,7 +25,7 @@ use super::{Boxings, LayoutError, Layouts, Task, accumulated};
 use crate::cost;
 use crate::layout_problem::{FORBIDDEN, Problem, ProblemBuilder};
 use crate::mesh::AxisUse;
-use crate::strategy::signatures;
+use crate::strategy::{of_experts, signatures};
 
 /// A problem with what its nodes stand for.
 pub struct Assembled {
@@ -126,13 +126,16 @@ struct Assembly<'a> {
     /// The node of the copy that readers of a phase share.
     shared: BTreeMap<(Instance, PhaseKind), usize>,
     readings: Vec<Reading>,
+    /// The parameters of experts.
+    owned: BTreeSet<ValueId>,
 }
 
 impl<'a> Assembly<'a> {
     fn new(task: &'a Task<'a>, unroll: bool) -> Self {
         let (nodes, readings) = (Vec::new(), Vec::new());
         let (source, shared) = (BTreeMap::new(), BTreeMap::new());
-        Self { task, graph: task.graph, mesh: &task.mesh.mesh, unroll, nodes, source, shared, readings }
+        let owned = of_experts(task.graph);
+        Self { owned, task, graph: task.graph, mesh: &task.mesh.mesh, unroll, nodes, source, shared, readings }
     }
 
     /// Instances that have nodes of their own.
@@ -286,12 +289,16 @@ impl<'a> Assembly<'a> {
     fn resting(&self, value: ValueId, leaf: &Leaf) -> BTreeSet<Layout> {
         let zero = self.task.zero;
         match leaf {
-            Leaf::Param(_) => self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3)).collect(),
+            Leaf::Param(_) => {
+                let layouts = self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3));
+                layouts.filter(|layout| self.keeps_experts(value, value, layout)).collect()
+            }
             Leaf::State { of, .. } => {
                 // moments of its rows or columns have other axes than the parameter
                 let dims = |value: ValueId| &self.graph.value(value).ty.dims;
                 let others = of.filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
-                self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1)).collect()
+                let layouts = self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1));
+                layouts.filter(|layout| of.is_none_or(|of| dims(value) != dims(of) || self.keeps_experts(of, value, layout))).collect()
             }
             Leaf::Accumulated(from) => {
                 let splits = zero >= 2 && !self.graph.value(value).ty.dims.is_empty();
@@ -456,6 +463,12 @@ impl<'a> Assembly<'a> {
     fn owns_experts(&self, value: ValueId, layout: &Layout, axis: usize) -> bool {
         let expert = |split: &Split| self.graph.axis(self.graph.value(value).ty.dims[split.dim]).role == Role::Expert;
         self.task.mesh.owns_experts(axis) && layout.split_on(axis).as_ref().is_some_and(expert)
+    }
+
+    /// Whether a layout of a value that belongs to a parameter leaves every expert's part where the expert is.
+    fn keeps_experts(&self, param: ValueId, value: ValueId, layout: &Layout) -> bool {
+        let kept = |axis: usize| !self.task.mesh.owns_experts(axis) || self.owns_experts(value, layout, axis);
+        !self.owned.contains(&param) || (0..self.task.mesh.uses.len()).all(kept)
     }
 
     /// The layout with data and context axes S, innermost, along the dimension that gives the smallest largest shard.
