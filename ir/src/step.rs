@@ -3,6 +3,7 @@
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
 //! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
+//! What a model's own states become is worked out in the update phase too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +17,10 @@ use crate::rule::Reduce;
 use crate::scalar::Expr;
 use crate::train::Train;
 
+mod states;
 mod update;
 
+use states::States;
 use update::Update;
 
 /// What can be chosen about the step's graph.
@@ -58,6 +61,7 @@ impl std::error::Error for StepError {}
 pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<Graph, StepError> {
     let loss = model.loss.ok_or(StepError::NoLoss)?;
     let mut b = Builder::resume(model.clone(), train.precision);
+    let states = States::taken_from(&mut b.graph);
     let count = count_phase(&mut b, loss)?;
     let scale = x(0).max(lit(1.0));
     let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
@@ -67,7 +71,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
     let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
     b.graph.reports.push(("loss".into(), mean));
-    update_phase(&mut b, train, &gradients);
+    update_phase(&mut b, train, &gradients, states);
     b.graph.loss = None;
     rewrite::run(&mut b.graph);
     Ok(compact(&b.graph))
@@ -94,7 +98,7 @@ fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
     Ok(count)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -147,6 +151,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         }
         b.end_repeat(&[], false);
     }
+    states.update(b);
     b.end_phase(PhaseKind::Update);
 }
 

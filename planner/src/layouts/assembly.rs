@@ -286,11 +286,14 @@ impl<'a> Assembly<'a> {
     fn resting(&self, value: ValueId, leaf: &Leaf) -> BTreeSet<Layout> {
         let zero = self.task.zero;
         match leaf {
-            Leaf::Param(_) => self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3)).collect(),
-            Leaf::State { of, .. } => {
+            // a state of the model's own is read as a parameter is
+            Leaf::Param(_) | Leaf::State { of: None, .. } => {
+                self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3)).collect()
+            }
+            Leaf::State { of: Some(of), .. } => {
                 // moments of its rows or columns have other axes than the parameter
                 let dims = |value: ValueId| &self.graph.value(value).ty.dims;
-                let others = of.filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
+                let others = Some(*of).filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
                 self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1)).collect()
             }
             Leaf::Accumulated(from) => {
