@@ -64,4 +64,5 @@ pub mod step;
 pub mod text;
 pub mod train;
 pub mod verify;
+mod whole;
 pub mod work;

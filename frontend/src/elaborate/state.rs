@@ -54,10 +54,13 @@ impl<'a> Elaborator<'a> {
         }
         if self.builder.graph.value(state).within != self.builder.within() {
             self.diagnostics.push(
-                Diagnostic::new("partita::state::other_loop", format!("state `{}` is updated in a repeat and declared outside of it", name.text))
-                    .label(name.span, "once for each iteration")
-                    .label(binding.span, "declared here, once")
-                    .help("declare it in the repeat, where each iteration has its own, or update it behind the repeat"),
+                Diagnostic::new(
+                    "partita::state::other_loop",
+                    format!("state `{}` is updated in a repeat and declared outside of it", name.text),
+                )
+                .label(name.span, "once for each iteration")
+                .label(binding.span, "declared here, once")
+                .help("declare it in the repeat, where each iteration has its own, or update it behind the repeat"),
             );
             return;
         }
@@ -65,12 +68,8 @@ impl<'a> Elaborator<'a> {
         let (wanted, found) = (self.builder.dims(state), self.builder.dims(value));
         let further: Vec<AxisId> = found.iter().copied().filter(|axis| !wanted.contains(axis)).collect();
         if !further.is_empty() {
-            let message = format!(
-                "state `{}` is declared with axes {} and updated with {}",
-                name.text,
-                self.shown(&wanted),
-                self.shown(&found)
-            );
+            let message =
+                format!("state `{}` is declared with axes {} and updated with {}", name.text, self.shown(&wanted), self.shown(&found));
             let axes = further.iter().map(|axis| self.builder.graph.axis(*axis).name.clone());
             let names: Vec<String> = axes.collect();
             self.diagnostics.push(
@@ -86,13 +85,16 @@ impl<'a> Elaborator<'a> {
     }
 
     fn no_state(&mut self, name: &Name) {
+        let unknown =
+            Diagnostic::new("partita::name::unknown", format!("no state is named `{}` here", name.text)).label(name.span, "unknown name");
+        if let Some((place, text, _)) = self.elsewhere(&name.text) {
+            let help = "update a state where it is declared: in the same repeat, branch or block";
+            self.diagnostics.push(unknown.label(place, text).help(help));
+            return;
+        }
         let states: Vec<String> =
             self.frame().names.iter().filter(|(_, binding)| binding.kind == Kind::State).map(|(name, _)| name.clone()).collect();
         let help = || format!("declare it first: `state {}[axes] = zeros`", name.text);
-        self.diagnostics.push(
-            Diagnostic::new("partita::name::unknown", format!("no state is named `{}` here", name.text))
-                .label(name.span, "unknown name")
-                .help(did_you_mean(&name.text, states.iter().map(String::as_str), help)),
-        );
+        self.diagnostics.push(unknown.help(did_you_mean(&name.text, states.iter().map(String::as_str), help)));
     }
 }
