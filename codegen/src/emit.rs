@@ -561,7 +561,8 @@ impl<'s, 'a> Stage<'s, 'a> {
             }
             Leaf::Accumulated(_) => self.buffer(name, value, layout, Region::Lasting),
             Leaf::Param(init) => self.rest(instance, name, layout, LeafKind::Param(init)),
-            Leaf::State { init, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
+            Leaf::State { init, of: None, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
+            Leaf::State { init, of: Some(_), .. } => self.rest(instance, name, layout, LeafKind::Moment(init)),
             Leaf::Supplied(_) => self.rest(instance, name, layout, LeafKind::StepNumber),
         };
         self.own.insert(instance, buffer);

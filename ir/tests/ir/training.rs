@@ -45,7 +45,7 @@ fn gradients_are_slopes() {
         let model = sample::graph(seed, Options::smooth());
         let step = training_step(&model, &plain(), options(seed)).unwrap();
         let leaves = sample::leaves(&model, seed);
-        let loss = model.loss.unwrap();
+        let loss = model.loss[0].clone();
         let mean = |shifted| {
             let env = run(&model, shifted, seed, 0);
             env.get(loss.sum, 0).unwrap().data[0] / env.get(loss.count, 0).unwrap().data[0].max(1.0)
