@@ -18,7 +18,7 @@ fn plain() -> Train {
 
 fn options(seed: u64) -> step::Options {
     let recompute = [Recompute::None, Recompute::Selective, Recompute::Full][seed as usize % 3];
-    step::Options { recompute, meet_in_update: seed % 2 == 1 }
+    step::Options { recompute, meet_in_update: seed % 2 == 1, exchange: seed % 3 == 1 }
 }
 
 #[test]
