@@ -69,7 +69,7 @@ impl Parser<'_> {
         let defines = match word {
             "set" => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" => Defines::Tensor,
+            "input" | "weight" | "state" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -196,7 +196,13 @@ impl Parser<'_> {
                 };
                 Ok(StatementKind::Input { name, axes, source, token })
             }),
-            "weight" => self.headed(Self::weight),
+            "weight" => self.headed(|parser| parser.weight(true)),
+            "state" => self.headed(|parser| parser.weight(false)),
+            "update" => self.headed(|parser| {
+                let name = parser.name("of a state")?;
+                parser.expect(Token::Assign, "and what the state becomes")?;
+                Ok(StatementKind::Update { name, value: parser.expression()? })
+            }),
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
@@ -310,10 +316,10 @@ impl Parser<'_> {
     }
 
     /// `w[hidden] = normal(0.02)`
-    fn weight(&mut self) -> Parsed<StatementKind> {
-        let name = self.new_name("for the weight")?;
+    fn weight(&mut self, trained: bool) -> Parsed<StatementKind> {
+        let name = self.new_name(if trained { "for the weight" } else { "for the state" })?;
         let axes = self.axes()?;
-        self.expect(Token::Assign, "and how the weight begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
+        self.expect(Token::Assign, "and how it begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
         let init = self.name("of a distribution")?;
         let value = if self.eat(Token::OpenParen) {
             let value = self.expression()?;
@@ -328,7 +334,7 @@ impl Parser<'_> {
         } else {
             None
         };
-        Ok(StatementKind::Weight { name, axes, init, value, condition })
+        Ok(StatementKind::Weight { name, axes, init, value, condition, trained })
     }
 
     /// `(x[batch, hidden], rate)`
