@@ -46,6 +46,7 @@ pub mod axis;
 pub mod boxing;
 pub mod build;
 pub mod dtype;
+pub mod experts;
 pub mod formula;
 pub mod grad;
 pub mod graph;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Builder;
+use crate::experts;
 use crate::formula::{lit, x};
 use crate::grad::{GradError, Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, LossTerm, PhaseKind, Supplied};
@@ -28,6 +29,8 @@ pub struct Options {
     /// Keep the gradients of the several uses of a parameter apart until the update, so that they meet once a step
     /// and not once a micro-batch: right where the uses live on different stages.
     pub meet_in_update: bool,
+    /// Samples are exchanged with experts on other ranks: what experts are given is kept for the backward pass.
+    pub exchange: bool,
 }
 
 /// Why a model cannot be trained.
@@ -60,6 +63,9 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         return Err(StepError::NoLoss);
     }
     let mut b = Builder::resume(model.clone(), train.precision);
+    if options.exchange {
+        experts::keep_what_is_exchanged(&mut b.graph);
+    }
     let terms = std::mem::take(&mut b.graph.loss);
     let counts = count_phase(&mut b, &terms)?;
     let counts: Vec<ValueId> = terms.iter().zip(counts).map(|(term, count)| total(&mut b, term, "count", count)).collect();
