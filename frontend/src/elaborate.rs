@@ -16,6 +16,7 @@ mod op;
 mod order;
 mod parts;
 mod scope;
+mod state;
 mod statement;
 mod unroll;
 
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::build::Builder;
-use partita_ir::graph::{Graph, Span};
+use partita_ir::graph::{Graph, Leaf, Span};
 use partita_ir::id::{AxisId, Id, OpId};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, listed};
@@ -216,11 +217,12 @@ impl<'a> Elaborator<'a> {
         }
     }
 
-    /// The number of parameters, all iterations together.
+    /// The number of parameters and states, all iterations together.
     fn check_total(&mut self, file: &File) {
         let graph = &self.builder.graph;
         let count = |id| u128::from(graph.iterations(graph.value(id).within)).checked_mul(u128::from(graph.elements(id)));
-        let total = graph.params().try_fold(0u128, |total, id| total.checked_add(count(id)?));
+        let mut kept = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+        let total = kept.try_fold(0u128, |total, id| total.checked_add(count(id)?));
         if total.is_none_or(|total| total >= MOST_ELEMENTS) {
             let mut diagnostic = Diagnostic::new("partita::size::too_large", "the model has 2^62 parameters or more");
             if let Some(StatementKind::Model(name)) = file.statements.first().map(|statement| &statement.kind) {

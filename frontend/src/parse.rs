@@ -12,9 +12,9 @@ use crate::lexer::Token;
 use crate::syntax::{File, Name, join};
 
 /// Words that begin a statement or belong to one, and so name nothing else.
-pub(crate) const RESERVED: [&str; 24] = [
-    "model", "set", "axis", "input", "weight", "block", "op", "repeat", "as", "return", "loss", "train", "none", "if", "else", "true",
-    "false", "not", "and", "or", "let", "for", "assert", "use",
+pub(crate) const RESERVED: [&str; 26] = [
+    "model", "set", "axis", "input", "weight", "state", "update", "block", "op", "repeat", "as", "return", "loss", "train", "none", "if",
+    "else", "true", "false", "not", "and", "or", "let", "for", "assert", "use",
 ];
 
 /// A diagnostic was pushed; the statement cannot go on.
@@ -174,7 +174,8 @@ impl<'a> Parser<'a> {
         let mut diagnostic = Diagnostic::new("partita::syntax::expected", format!("expected {expected}, found {found}"));
         diagnostic = diagnostic.label(place, if new_line { "after this" } else { "here" });
         if token == Token::Text && !new_line {
-            diagnostic = diagnostic.help("texts stand behind `use` and `assert` alone; a setting that chooses has words: `set activation = gelu | relu`");
+            diagnostic = diagnostic
+                .help("texts stand behind `use` and `assert` alone; a setting that chooses has words: `set activation = gelu | relu`");
         }
         if let Some((open, span)) = self.open.last().filter(|(_, span)| *span != place) {
             diagnostic = diagnostic.label(*span, format!("inside this {open}"));

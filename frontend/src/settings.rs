@@ -128,7 +128,8 @@ impl Settings {
                 _ => None,
             })
         };
-        let mut settings = Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect(), lets: Vec::new() };
+        let mut settings =
+            Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect(), lets: Vec::new() };
         for (name, line) in lines() {
             if matches!(line, Line::Let(_)) {
                 settings.lets.push(name.span);
@@ -229,7 +230,10 @@ impl Settings {
 
     /// Every setting with its value, in file order.
     pub(crate) fn values(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        self.rows.iter().filter(|row| !row.fixed).map(|row| (row.name.clone(), row.value.as_ref().map_or_else(String::new, Known::to_string)))
+        self.rows
+            .iter()
+            .filter(|row| !row.fixed)
+            .map(|row| (row.name.clone(), row.value.as_ref().map_or_else(String::new, Known::to_string)))
     }
 }
 

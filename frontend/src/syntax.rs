@@ -41,8 +41,10 @@ pub(crate) enum StatementKind {
     Axis { name: Name, size: Option<Expr>, role: Option<Name> },
     /// `input tokens[batch, seq] : tokens`, `input documents[batch, seq] : documents(0)`
     Input { name: Name, axes: Vec<Name>, source: Name, token: Option<Expr> },
-    /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`
-    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr> },
+    /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`; `state mean[hidden] = zeros`, which is not trained
+    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr>, trained: bool },
+    /// `update mean = 0.9 * mean + 0.1 * batch_mean`
+    Update { name: Name, value: Expr },
     /// `block layer(x[batch, hidden], rate) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
@@ -272,6 +274,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             StatementKind::Set { value: SetValue::Expr(expr), .. }
             | StatementKind::Let { value: expr, .. }
             | StatementKind::Assign { value: expr, .. }
+            | StatementKind::Update { value: expr, .. }
             | StatementKind::Return(expr)
             | StatementKind::Loss { value: expr, .. } => visit(expr),
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),

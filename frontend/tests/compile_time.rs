@@ -163,7 +163,9 @@ fn files_that_cannot_be_used() {
 
 #[test]
 fn documented_declarations() {
-    let text = format!("## Numbers of a row.\n##\n## They may be few.\nset rows = 3\nset other = 2\n\n## Nothing below.\n\n    ## Doubles.\nblock b(x[batch, seq, hidden]) {{ return x * rows * other }}");
+    let text = format!(
+        "## Numbers of a row.\n##\n## They may be few.\nset rows = 3\nset other = 2\n\n## Nothing below.\n\n    ## Doubles.\nblock b(x[batch, seq, hidden]) {{ return x * rows * other }}"
+    );
     let docs = model(&text).docs;
     let found: Vec<(&str, &str, &str)> = docs.iter().map(|doc| (doc.kind, doc.name.as_str(), doc.text.as_str())).collect();
     assert_eq!(found, [("set", "rows", "Numbers of a row.\n\nThey may be few."), ("block", "b", "Doubles.")]);
@@ -180,7 +182,14 @@ fn an_operator_may_say_its_derivative() {
         );
         let source = Source { name: "small", text: &text };
         let model = load(source, &[]).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
-        let train = Train { optimizer: Optimizer::Sgd { momentum: 0.0, decay: 0.0 }, lr: 1.0, schedule: Schedule::Constant, clip: None, batch: 1, ..model.train };
+        let train = Train {
+            optimizer: Optimizer::Sgd { momentum: 0.0, decay: 0.0 },
+            lr: 1.0,
+            schedule: Schedule::Constant,
+            clip: None,
+            batch: 1,
+            ..model.train
+        };
         let step = training_step(&model.graph, &train, Options::default()).expect("the model has a loss");
         let before = interpret::initial_leaves(&step, 0);
         let env = interpret::run(&step, before.clone(), 0, 1);

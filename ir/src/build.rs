@@ -4,7 +4,8 @@ use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::formula::{index, lit, x};
 use crate::graph::{
-    Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
+    Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
@@ -89,6 +90,11 @@ impl Builder {
     /// A parameter; inside a repeat, one instance per iteration.
     pub fn param(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
         self.leaf(name, dims, Leaf::Param(init))
+    }
+
+    /// A value kept from step to step that belongs to no parameter; inside a repeat, one instance per iteration.
+    pub fn state(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
+        self.leaf(name, dims, Leaf::State { init, of: None, slot: String::new() })
     }
 
     /// Integer data of the batch.
@@ -365,6 +371,11 @@ impl Builder {
         self.open_loop = open;
         self.scopes.push(inner);
         out
+    }
+
+    /// Says what a state becomes at the end of a step: what this value is for the whole batch.
+    pub fn update(&mut self, state: ValueId, value: ValueId) {
+        self.graph.assigns.push(Assign { target: state, value });
     }
 
     /// Declares the main term of the loss.

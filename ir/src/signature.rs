@@ -81,7 +81,9 @@ pub enum Whole {
 impl std::fmt::Display for Whole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Whole::Shifted => "an operand is read from an offset on or past its end; ranks that fetch what lies beyond their edges would lift this",
+            Whole::Shifted => {
+                "an operand is read from an offset on or past its end; ranks that fetch what lies beyond their edges would lift this"
+            }
             Whole::Window => "an operand is read through a window; ranks that fetch what lies beyond their edges would lift this",
             Whole::Component => "it numbers the parts of a tuple, which are merged together; no rule lifts this",
         })

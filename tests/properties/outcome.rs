@@ -165,7 +165,7 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
         for leaf in &rank.view.role.leaves {
             match leaf.kind {
                 LeafKind::Param(_) => found.push((What::Param, held(rank, &leaf.name, leaf.buffer))),
-                LeafKind::State(_) => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
+                LeafKind::State(_) | LeafKind::Moment(_) => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
                 LeafKind::StepNumber => {}
             }
         }

@@ -35,7 +35,14 @@ impl Elaborator<'_> {
     }
 
     /// An axis that the graph calls `full`; none if there are too many.
-    pub(super) fn declare_axis(&mut self, name: &Name, full: &str, size: Option<&Expr>, role: Option<&Name>, broken: bool) -> Option<AxisId> {
+    pub(super) fn declare_axis(
+        &mut self,
+        name: &Name,
+        full: &str,
+        size: Option<&Expr>,
+        role: Option<&Name>,
+        broken: bool,
+    ) -> Option<AxisId> {
         if self.axes.len() >= MOST_AXES {
             self.diagnostics.push(
                 Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_AXES} axes")).label(name.span, "one more"),

@@ -117,7 +117,12 @@ impl<'a> Elaborator<'a> {
             self.diagnostics.push(
                 Diagnostic::new(
                     "partita::shape::size_differs",
-                    format!("`{}` has {size} elements, {} with those at its ends, and `{}` {wide}", names[0], before + size + after, names[1]),
+                    format!(
+                        "`{}` has {size} elements, {} with those at its ends, and `{}` {wide}",
+                        names[0],
+                        before + size + after,
+                        names[1]
+                    ),
                 )
                 .label(checked.axis_span(1), format!("{before} + {size} + {after} is not {wide}"))
                 .help(format!("`after = {}` would do", wide - size - before)),

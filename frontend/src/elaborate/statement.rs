@@ -27,13 +27,15 @@ impl<'a> Elaborator<'a> {
         self.builder.span = Some(statement.span);
         match &statement.kind {
             StatementKind::Input { name, axes, source, token } => self.input(name, axes, source, token.as_ref()),
-            StatementKind::Weight { name, axes, init, value, condition } => {
-                self.weight(name, axes, (init, value.as_ref()), condition.as_ref());
+            StatementKind::Weight { name, axes, init, value, condition, trained } => {
+                let kind = if *trained { Kind::Weight } else { Kind::State };
+                self.weight(name, axes, (init, value.as_ref()), condition.as_ref(), kind);
             }
             StatementKind::Let { name, value } => self.let_known(name, value),
             StatementKind::Assert { condition, message } => self.assert(condition, message),
             StatementKind::For { name, over, body } => self.unroll(name, over, body),
             StatementKind::Axis { name, size, role } if self.frame().unrolled => self.unrolled_axis(name, size.as_ref(), role.as_ref()),
+            StatementKind::Update { name, value } => self.update(name, value),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
@@ -177,11 +179,13 @@ impl<'a> Elaborator<'a> {
         true
     }
 
-    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>) {
-        if !self.may_define(name, Kind::Weight) {
+    /// A weight or state.
+    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>, kind: Kind) {
+        if !self.may_define(name, kind) {
             return;
         }
         let dims = self.axis_list(axes).filter(|dims| self.fits(dims, name.span));
+        let dims = dims.filter(|dims| kind == Kind::Weight || self.has_no_samples(name, axes, dims));
         let init = self.init(word, number);
         let exists = condition.map_or(Some(true), |condition| self.truth(condition));
         let absent = match (condition, init) {
@@ -200,12 +204,14 @@ impl<'a> Elaborator<'a> {
         let what = match (dims, init, exists) {
             (Some(dims), Some(init), Some(true)) => {
                 let leaf = self.leaf_name(&name.text);
-                What::Tensor(self.builder.param(&leaf, &dims, init))
+                let kept =
+                    if kind == Kind::Weight { self.builder.param(&leaf, &dims, init) } else { self.builder.state(&leaf, &dims, init) };
+                What::Tensor(kept)
             }
             (Some(_), Some(_), Some(false)) => absent,
             _ => What::Broken,
         };
-        self.bind(&name.text, what, Kind::Weight, name.span);
+        self.bind(&name.text, what, kind, name.span);
     }
 
     fn init(&mut self, word: &Name, value: Option<&Expr>) -> Option<Init> {

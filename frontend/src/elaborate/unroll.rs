@@ -83,7 +83,8 @@ impl<'a> Elaborator<'a> {
         let last = path.rsplit('.').next().expect("a path has a last part").to_owned();
         let frame = self.frame_mut();
         let outer = (frame.path.clone(), frame.prefix.clone(), frame.unrolled, frame.loop_block.take());
-        let (names, axes): (BTreeSet<String>, BTreeSet<String>) = (frame.names.keys().cloned().collect(), frame.axes.keys().cloned().collect());
+        let (names, axes): (BTreeSet<String>, BTreeSet<String>) =
+            (frame.names.keys().cloned().collect(), frame.axes.keys().cloned().collect());
         let gone = frame.gone.clone();
         frame.unrolled = true;
         let mut ended: BTreeMap<String, Span> = BTreeMap::new();
@@ -104,8 +105,12 @@ impl<'a> Elaborator<'a> {
             let frame = self.frame_mut();
             frame.axes = kept_axes;
             frame.gone.clone_from(&gone);
-            let inner: Vec<(String, Span)> =
-                frame.names.iter().filter(|(known, _)| !names.contains(*known)).map(|(known, binding)| (known.clone(), binding.span)).collect();
+            let inner: Vec<(String, Span)> = frame
+                .names
+                .iter()
+                .filter(|(known, _)| !names.contains(*known))
+                .map(|(known, binding)| (known.clone(), binding.span))
+                .collect();
             for (inner, span) in inner {
                 frame.names.remove(&inner);
                 ended.insert(inner, span);
@@ -162,12 +167,17 @@ impl<'a> Elaborator<'a> {
             _ => None,
         });
         let texts: Vec<String> = texts.collect();
-        texts.iter().for_each(|text| if !choices.contains(text) { choices.push(text.clone()) });
+        texts.iter().for_each(|text| {
+            if !choices.contains(text) {
+                choices.push(text.clone())
+            }
+        });
         Some(texts.into_iter().map(|text| Known::Word(Rc::new(Word { text, choices: choices.clone() }))).collect())
     }
 
     fn values(&mut self, items: &[Expr]) -> Option<Vec<Known>> {
-        let values: Vec<Option<Known>> = items.iter().map(|item| self.reading(|this, diagnostics| known(item, this, diagnostics))).collect();
+        let values: Vec<Option<Known>> =
+            items.iter().map(|item| self.reading(|this, diagnostics| known(item, this, diagnostics))).collect();
         values.into_iter().collect()
     }
 

@@ -5,7 +5,9 @@ use partita_ir::graph::Span;
 use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::{Token, lex};
-use crate::syntax::{Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, SetValue, Statement, StatementKind};
+use crate::syntax::{
+    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, SetValue, Statement, StatementKind,
+};
 
 /// Words of statements that stand in no block.
 const TOP_LEVEL: [&str; 9] = ["model", "use", "set", "axis", "input", "block", "op", "loss", "train"];
@@ -70,7 +72,7 @@ impl Parser<'_> {
             "set" => Defines::Setting,
             "let" if !within => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" | "let" => Defines::Tensor,
+            "input" | "weight" | "state" | "let" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -208,13 +210,20 @@ impl Parser<'_> {
                 };
                 Ok(StatementKind::Input { name, axes, source, token })
             }),
-            "weight" => self.headed(Self::weight),
+            "weight" => self.headed(|parser| parser.weight(true)),
+            "state" => self.headed(|parser| parser.weight(false)),
+            "update" => self.headed(|parser| {
+                let name = parser.name("of a state")?;
+                parser.expect(Token::Assign, "and what the state becomes")?;
+                Ok(StatementKind::Update { name, value: parser.expression()? })
+            }),
             "let" => self.headed(|parser| {
                 let name = parser.new_name("for what is known when the model is compiled")?;
                 parser.expect(Token::Assign, "and its value")?;
                 Ok(StatementKind::Let { name, value: parser.expression()? })
             }),
-            "use" => self.headed(|parser| Ok(StatementKind::Use { path: parser.text("with the path of a file, as in `use \"blocks.partita\"`")? })),
+            "use" => self
+                .headed(|parser| Ok(StatementKind::Use { path: parser.text("with the path of a file, as in `use \"blocks.partita\"`")? })),
             "assert" => self.headed(Self::assert),
             "for" => self.headed(Self::unroll),
             "block" => {
@@ -393,10 +402,10 @@ impl Parser<'_> {
     }
 
     /// `w[hidden] = normal(0.02)`
-    fn weight(&mut self) -> Parsed<StatementKind> {
-        let name = self.new_name("for the weight")?;
+    fn weight(&mut self, trained: bool) -> Parsed<StatementKind> {
+        let name = self.new_name(if trained { "for the weight" } else { "for the state" })?;
         let axes = self.axes()?;
-        self.expect(Token::Assign, "and how the weight begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
+        self.expect(Token::Assign, "and how it begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
         let init = self.name("of a distribution")?;
         let value = if self.eat(Token::OpenParen) {
             let value = self.expression()?;
@@ -411,7 +420,7 @@ impl Parser<'_> {
         } else {
             None
         };
-        Ok(StatementKind::Weight { name, axes, init, value, condition })
+        Ok(StatementKind::Weight { name, axes, init, value, condition, trained })
     }
 
     /// `(x[batch, hidden], rate)`
