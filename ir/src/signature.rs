@@ -67,6 +67,29 @@ pub struct SizedRule<'a> {
     pub result: Vec<u64>,
 }
 
+/// Why a factor is not dealt out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whole {
+    /// An operand is read from an offset on, or past its end.
+    Shifted,
+    /// An operand is read through a window.
+    Window,
+    /// The factor numbers the parts of a tuple, which are merged together.
+    Component,
+}
+
+impl std::fmt::Display for Whole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Whole::Shifted => {
+                "an operand is read from an offset on or past its end; ranks that fetch what lies beyond their edges would lift this"
+            }
+            Whole::Window => "an operand is read through a window; ranks that fetch what lies beyond their edges would lift this",
+            Whole::Component => "it numbers the parts of a tuple, which are merged together; no rule lifts this",
+        })
+    }
+}
+
 impl<'a> SizedRule<'a> {
     /// The rule of a primitive of a graph.
     pub fn of(graph: &'a Graph, op: OpId) -> Option<Self> {
@@ -87,12 +110,19 @@ impl<'a> SizedRule<'a> {
 
     /// Whether ranks may deal out this factor.
     pub fn can_split(&self, factor: usize) -> bool {
-        let whole = self.rule.operands.iter().zip(&self.operands).any(|(access, shape)| {
-            access.iter().zip(shape).any(|(dim, size)| dim.terms.iter().any(|term| term.factor == factor) && !self.exact(dim, *size))
-        });
-        let component = self.rule.reduce.is_some_and(Reduce::is_tuple)
-            && self.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == factor));
-        !whole && !component
+        self.whole(factor).is_none()
+    }
+
+    /// Why ranks may not deal out this factor, unless they may.
+    pub fn whole(&self, factor: usize) -> Option<Whole> {
+        let walks = |dim: &DimAccess| dim.terms.iter().any(|term| term.factor == factor);
+        let component = self.rule.reduce.is_some_and(Reduce::is_tuple) && self.rule.result.last().is_some_and(walks);
+        if component {
+            return Some(Whole::Component);
+        }
+        let dims = self.rule.operands.iter().zip(&self.operands).flat_map(|(access, shape)| access.iter().zip(shape));
+        let odd = dims.filter(|(dim, size)| walks(dim) && !self.exact(dim, **size)).map(|(dim, _)| dim.terms.len());
+        odd.max().map(|terms| if terms == 1 { Whole::Shifted } else { Whole::Window })
     }
 
     /// Every choice that the rule admits on one mesh axis, replication first.

@@ -31,6 +31,9 @@ pub(super) const STEPS: &[fn(&mut Sampler) -> Option<ValueId>] = &[
     merge,
     split,
     slice,
+    pad,
+    concat,
+    one_hot,
     take,
     transpose,
     window,
@@ -92,6 +95,60 @@ fn several(s: &mut Sampler) -> Option<(Vec<ValueId>, Vec<AxisId>)> {
     s.fits(&union, &union).then_some((operands, union))
 }
 
+/// A value made longer along an axis, at one end or both.
+fn pad(s: &mut Sampler) -> Option<ValueId> {
+    let (value, axis) = value_and_axis(s, &|_, _| true)?;
+    let (before, after) = (s.dice.below(3), s.dice.below(3));
+    let size = s.b.graph.size(axis) + before + after;
+    let wider = s.axis_of("wide", size, Role::None);
+    let dims: Vec<AxisId> = s.b.dims(value).into_iter().map(|dim| if dim == axis { wider } else { dim }).collect();
+    if !s.fits(&dims, &dims) {
+        return None;
+    }
+    let fill = if s.dice.chance(0.5) { 0.0 } else { s.dice.real(-1.0, 1.0) };
+    Some(s.b.pad("pad", value, (axis, wider), before as i64, fill))
+}
+
+/// Two or three values of the same axes but one, one behind the other.
+fn concat(s: &mut Sampler) -> Option<ValueId> {
+    let (first, part) = value_and_axis(s, &|_, _| true)?;
+    let others: Vec<AxisId> = s.b.dims(first).into_iter().filter(|axis| *axis != part).collect();
+    let mut parts = vec![(first, part)];
+    for _ in 0..s.dice.between(1, 2) {
+        if s.dice.chance(0.4) {
+            parts.push((first, part));
+        } else {
+            let own = s.fresh_axis("part", 1, 4);
+            let mut dims = [&others[..], &[own]].concat();
+            s.dice.shuffle(&mut dims);
+            parts.push((s.param(&dims), own));
+        }
+    }
+    let size = parts.iter().map(|(_, part)| s.b.graph.size(*part)).sum();
+    let whole = s.axis_of("whole", size, Role::None);
+    let dims = [&others[..], &[whole]].concat();
+    s.fits(&dims, &dims).then(|| s.b.concat("concat", &parts, whole))
+}
+
+/// Tokens, or places computed of indices, as 0 and 1: times a value, as nothing but a parameter has a gradient.
+fn one_hot(s: &mut Sampler) -> Option<ValueId> {
+    let value = s.pick(&|_, dims| !dims.is_empty())?;
+    let dims = s.b.dims(value);
+    let along = *s.dice.choose(&dims)?;
+    let hot = if s.dice.chance(0.5) && !dims.contains(&s.vocab) && dims.contains(&s.batch) && dims.contains(&s.seq) {
+        let place = Pointwise { expr: Expr::operand(0), operands: vec![(s.tokens, vec![s.batch, s.seq])] };
+        let (batch, seq, vocab) = (s.batch, s.seq, s.vocab);
+        s.b.one_hot("one_hot", &place, &[batch, seq], vocab)
+    } else {
+        let axis = s.fresh_axis("hot", 1, 5);
+        let of = (index(along.index()) * lit(3.0)).binary(Binary::Sub, lit(4.0)).unary(Unary::Abs);
+        let place = Pointwise { expr: of.expr(), operands: Vec::new() };
+        s.b.one_hot("one_hot", &place, &[along], axis)
+    };
+    let union = s.b.union_dims(&[value, hot]);
+    s.fits(&union, &union).then(|| s.b.elementwise("hot", &[value, hot], (x(0) * (x(1) + lit(0.5))).expr()))
+}
+
 /// A random function of one to three values, element by element.
 fn elementwise(s: &mut Sampler) -> Option<ValueId> {
     let (operands, dims) = several(s)?;
@@ -138,7 +195,7 @@ fn all_read(s: &mut Sampler, operands: usize, factors: usize) -> Formula {
 fn function(s: &mut Sampler, n: usize, other: usize, factors: usize) -> Formula {
     let (a, b) = (x(n), x(other));
     let factor = |s: &mut Sampler| s.dice.below(factors as u64) as usize;
-    let kind = s.dice.below(if s.options.kinks { 18 } else { 15 });
+    let kind = s.dice.below(if s.options.kinks { 19 } else { 15 });
     match kind {
         0 => a.tanh(),
         1 => a * b.sigmoid(),
@@ -165,6 +222,8 @@ fn function(s: &mut Sampler, n: usize, other: usize, factors: usize) -> Formula 
         15 => a.unary(Unary::Abs),
         16 => a.max(b),
         17 => a.clone().below(b.clone()).select(a.tanh(), b.binary(Binary::Min, lit(0.3))),
+        // a derivative that is not its own
+        18 => a.clone().tanh().sloped(a * b),
         _ => a + lit(s.dice.real(-1.0, 1.0)),
     }
 }
