@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Builder;
 use crate::formula::{lit, x};
-use crate::grad::{GradError, Recompute, differentiate};
+use crate::grad::{Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, Loss, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
 use crate::rewrite;
@@ -37,8 +37,6 @@ pub enum StepError {
     NoLoss,
     /// Its count of targets depends on parameters.
     CountDepends(ValueId),
-    /// An operator has no gradient.
-    Grad(GradError),
 }
 
 impl std::fmt::Display for StepError {
@@ -48,7 +46,6 @@ impl std::fmt::Display for StepError {
             StepError::CountDepends(value) => {
                 write!(f, "the count of valid targets depends on {value}, which is more than the batch's data decides")
             }
-            StepError::Grad(error) => error.fmt(f),
         }
     }
 }
@@ -63,7 +60,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
     let seed = b.classed(Class::Loss, |b| b.map("seed", &[count_total], &[], None, (lit(1.0) / scale.clone()).expr()));
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let gradients = differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update);
     let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
     let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
     b.graph.reports.push(("loss".into(), mean));

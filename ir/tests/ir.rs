@@ -15,4 +15,5 @@ mod ir {
     mod text;
     mod training;
     mod verify;
+    mod windows;
 }

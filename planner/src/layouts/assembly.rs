@@ -505,7 +505,7 @@ mod tests {
         let train = Train { optimizer, lr: 0.1, schedule: Schedule::Constant, clip: Some(1.0), batch: 4, precision: DType::F32 };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {
-            let options = sample::Options { windows: false, ..sample::Options::default() };
+            let options = sample::Options { ..sample::Options::default() };
             let graph = training_step(&sample::graph(seed, options), &train, Options::default()).unwrap();
             let constraints = Constraints { pending: pending(&graph), ..Constraints::default() };
             let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0 };
