@@ -14,6 +14,7 @@ mod moves;
 mod op;
 mod scope;
 mod statement;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 

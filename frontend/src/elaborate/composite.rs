@@ -22,6 +22,8 @@ impl<'a> Elaborator<'a> {
     pub(super) fn operator(&mut self, row: &Operator, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
         match row.form {
             Form::Einsum => self.einsum(checked, name),
+            Form::Conv => self.conv(checked, name),
+            Form::Pool(pool) => self.pool(pool, checked, name),
             Form::Gather => self.gather(checked, name),
             Form::ArgMax => self.argmax(checked),
             Form::Softmax => self.along(checked).map(|(x, axis)| self.builder.softmax(x, axis)),
@@ -284,7 +286,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// The value of an option that its row has.
-    fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue<'a> {
+    pub(super) fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue<'a> {
         let row = operators::find(&checked.call.name.text, true).expect("a checked call has a row");
         let position = row.options.iter().position(|option| option.name == name).expect("the row has the option");
         checked.options[position]

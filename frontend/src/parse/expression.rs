@@ -5,10 +5,12 @@ use partita_ir::graph::Span;
 use super::{Failed, Parsed, Parser};
 use crate::diagnostics::Diagnostic;
 use crate::lexer::Token;
-use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, join};
+use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, Window, join};
 
 /// Tallest expression that is read: every walk over one is recursive.
 const TALLEST: u16 = 100;
+/// Stands before the axis of a window's places.
+const OVER: &str = "over";
 
 impl Parser<'_> {
     /// An expression.
@@ -136,7 +138,7 @@ impl Parser<'_> {
             Token::Name => {
                 let name = self.name("")?;
                 match self.peek() {
-                    Token::OpenParen => self.call(name, None),
+                    Token::OpenParen => self.call(name, None, Vec::new()),
                     Token::OpenBracket if name.text == "index" => {
                         let axes = self.axes()?;
                         let span = self.since(start);
@@ -150,9 +152,13 @@ impl Parser<'_> {
                         };
                         Ok(Expr { kind: ExprKind::Index(axis), span, height: 1 })
                     }
+                    Token::OpenBracket if self.brackets_hold_windows() => {
+                        let windows = self.windows()?;
+                        self.call(name, Some(Vec::new()), windows)
+                    }
                     Token::OpenBracket if self.brackets_belong_to_a_call() => {
                         let axes = self.axes()?;
-                        self.call(name, Some(axes))
+                        self.call(name, Some(axes), Vec::new())
                     }
                     _ => {
                         let kind = match name.text.as_str() {
@@ -175,12 +181,35 @@ impl Parser<'_> {
             && rest.next() == Some(Token::OpenParen)
     }
 
-    fn call(&mut self, name: Name, axes: Option<Vec<Name>>) -> Parsed<Expr> {
+    /// Whether the bracket here closes before a `(`, with an `over` inside.
+    fn brackets_hold_windows(&self) -> bool {
+        let rest = self.tokens[self.position + 1..].iter().filter(|(token, _)| *token != Token::Newline);
+        let inside = rest.clone().take_while(|(token, _)| matches!(token, Token::Name | Token::Comma | Token::Arrow));
+        let over = inside.clone().any(|(token, span)| *token == Token::Name && self.slice(*span) == OVER);
+        let mut behind = rest.skip(inside.count()).map(|(token, _)| *token);
+        over && behind.next() == Some(Token::CloseBracket) && behind.next() == Some(Token::OpenParen)
+    }
+
+    /// `[height -> rows over kh, width over kw]`
+    fn windows(&mut self) -> Parsed<Vec<Window>> {
+        self.expect(Token::OpenBracket, "")?;
+        self.list(Token::CloseBracket, |parser| {
+            let axis = parser.name("of an axis")?;
+            let out = if parser.eat(Token::Arrow) { parser.name("of the axis that it becomes")? } else { axis.clone() };
+            if !parser.at_word(OVER) {
+                return Err(parser.unexpected("`over` and the axis of a window's places"));
+            }
+            parser.advance();
+            Ok(Window { axis, out, taps: parser.name("of the axis of a window's places")? })
+        })
+    }
+
+    fn call(&mut self, name: Name, axes: Option<Vec<Name>>, windows: Vec<Window>) -> Parsed<Expr> {
         let start = name.span;
         let arguments = self.arguments()?;
         let height = arguments.iter().map(|argument| argument.value.height).max().unwrap_or(0) + 1;
         let span = self.since(start);
-        self.tall(ExprKind::Call(Call { name, axes, arguments }), span, height)
+        self.tall(ExprKind::Call(Call { name, axes, windows, arguments }), span, height)
     }
 
     /// `(x, y, option = 3)`

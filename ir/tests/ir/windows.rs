@@ -7,6 +7,7 @@ use partita_ir::formula::{Formula, index, lit, x};
 use partita_ir::graph::{Graph, Init, Kind, PhaseKind, Source};
 use partita_ir::id::ValueId;
 use partita_ir::interpret::run;
+use partita_ir::library::Window as Seen;
 use partita_ir::rule::{DimAccess, Reduce, Rule, Term};
 use partita_ir::sample;
 use partita_ir::scalar::{Expr, Node};
@@ -173,5 +174,69 @@ fn gradients_of_convolutions_are_products_of_windows() {
         });
         // of the image, of the kernel and of the probe
         assert!(products.count() >= 2, "the gradients of a convolution multiply two tensors and choose nothing");
+    }
+}
+
+/// Every element of a value by hand.
+fn by_hand(shape: &[u64], element: impl Fn(&[i64]) -> f64) -> Vec<f64> {
+    let count: u64 = shape.iter().product();
+    let at = |mut flat: u64| {
+        let mut index = vec![0; shape.len()];
+        for (digit, size) in index.iter_mut().zip(shape).rev() {
+            *digit = (flat % size) as i64;
+            flat /= size;
+        }
+        index
+    };
+    (0..count).map(|flat| element(&at(flat))).collect()
+}
+
+#[test]
+fn convolutions_and_pools_by_hand() {
+    for (stride, dilation, pad) in [(1, 1, 1), (2, 1, 1), (2, 2, 2), (3, 1, 0)] {
+        let mut b = Builder::new("hand", DType::F64);
+        let mut axis = |name: &str, size: u64| b.axis(name, size, Role::None);
+        let (h, c, g, f, k) = (axis("h", 9), axis("c", 2), axis("g", 2), axis("f", 3), axis("k", 3));
+        let out = axis("out", Seen::places(9, 3, stride, dilation, pad));
+        let window = [Seen { axis: h, out, taps: k, stride, dilation, pad }];
+        let x = b.param("x", &[h, g, c], Init::Normal(1.0));
+        let w = b.param("w", &[k, g, c, f], Init::Normal(1.0));
+        let made = [
+            b.conv("grouped", x, w, &window, Some(g)),
+            b.conv("summed", x, w, &window, None),
+            b.max_pool("largest", x, &window),
+            b.mean_pool("mean", x, &window),
+        ];
+        let graph = b.finish();
+        assert!(verify(&graph).is_empty());
+        let leaves = sample::leaves(&graph, 5);
+        let (x, w) = (leaves[&(x, 0)].clone(), leaves[&(w, 0)].clone());
+        let env = run(&graph, leaves, 5, 0);
+        let place = |o: i64, t: i64| stride as i64 * o + dilation as i64 * t - pad as i64;
+        let read = |o: i64, t: i64, g: i64, c: i64| match place(o, t) {
+            at @ 0..9 => Some(x.data[((at * 2 + g) * 2 + c) as usize]),
+            _ => None,
+        };
+        let weight = |t: i64, g: i64, c: i64, f: i64| w.data[(((t * 2 + g) * 2 + c) * 3 + f) as usize];
+        let term = |o: i64, g: i64, f: i64| -> f64 {
+            (0..3).flat_map(|t| (0..2).map(move |c| (t, c))).map(|(t, c)| read(o, t, g, c).unwrap_or(0.0) * weight(t, g, c, f)).sum()
+        };
+        let places = graph.size(out);
+        let seen = |at: &[i64]| (0..3).filter_map(|t| read(at[0], t, at[1], at[2])).collect::<Vec<_>>();
+        let want = [
+            by_hand(&[places, 2, 3], |at| term(at[0], at[1], at[2])),
+            by_hand(&[places, 3], |at| term(at[0], 0, at[1]) + term(at[0], 1, at[1])),
+            by_hand(&[places, 2, 2], |at| seen(at).into_iter().fold(f64::NEG_INFINITY, f64::max)),
+            by_hand(&[places, 2, 2], |at| seen(at).into_iter().sum::<f64>() / 3.0),
+        ];
+        for (value, want) in made.iter().zip(want) {
+            let got = env.get(*value, 0).unwrap();
+            let name = &graph.value(*value).name;
+            assert_eq!(got.data.len(), want.len(), "{name}");
+            assert!(
+                got.data.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12),
+                "{name} {stride} {dilation} {pad}: {got:?}, not {want:?}"
+            );
+        }
     }
 }
