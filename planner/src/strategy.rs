@@ -45,9 +45,9 @@ pub fn is_weight(graph: &Graph, value: ValueId) -> bool {
     }
 }
 
-/// The factors of a role that ranks may deal out.
-fn of_role(graph: &Graph, rule: &SizedRule<'_>, role: Role) -> Vec<usize> {
-    (0..rule.factors.len()).filter(|factor| graph.axis(rule.rule.factors[*factor]).role == role && rule.can_split(*factor)).collect()
+/// The factors of some roles that ranks may deal out.
+fn of_role(graph: &Graph, rule: &SizedRule<'_>, wanted: impl Fn(Role) -> bool) -> Vec<usize> {
+    (0..rule.factors.len()).filter(|factor| wanted(graph.axis(rule.rule.factors[*factor]).role) && rule.can_split(*factor)).collect()
 }
 
 /// The signatures of an operator of a phase under the constraints, in a fixed order; never empty, except where a
@@ -114,15 +114,15 @@ fn on_axis(
     match mesh.uses[axis] {
         AxisUse::Micro if !running => vec![Choice::Replicate],
         AxisUse::Data | AxisUse::Micro if running => {
-            let batch = of_role(graph, rule, Role::Batch);
+            let batch = of_role(graph, rule, |role| role == Role::Batch);
             if batch.is_empty() { unsplit() } else { splits_of(&batch) }
         }
         AxisUse::Context if running => {
-            let positions = of_role(graph, rule, Role::Seq);
+            let positions = of_role(graph, rule, Role::is_context);
             if positions.is_empty() { unsplit() } else { splits_of(&positions) }
         }
         AxisUse::Tensor if running => {
-            let positions = of_role(graph, rule, Role::Seq);
+            let positions = of_role(graph, rule, |role| role == Role::Seq);
             match (constraints.sp, class) {
                 (Some(true), Class::Norm | Class::Dropout) if !positions.is_empty() => splits_of(&positions),
                 (Some(false), Class::Norm | Class::Dropout | Class::Residual) => vec![Choice::Replicate],

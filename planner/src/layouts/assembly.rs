@@ -232,7 +232,8 @@ impl<'a> Assembly<'a> {
                 let count = self.iterations(Some(repeat.over));
                 let (once, each) = (self.times(phase.kind, None), self.times(phase.kind, Some(repeat.over)));
                 for (carried, result) in repeat.carried.iter().zip(&op.results) {
-                    let mut layouts: BTreeSet<Layout> = self.needed(carried.arg).chain(self.needed(*result)).cloned().collect();
+                    let needed = self.needed(carried.arg).chain(self.needed(*result));
+                    let mut layouts: BTreeSet<Layout> = needed.filter(|layout| !layout.is_windowed()).cloned().collect();
                     for value in [carried.next, carried.init] {
                         layouts.extend(self.provided(value).iter().cloned());
                     }
@@ -344,7 +345,7 @@ impl<'a> Assembly<'a> {
             }
             let mut layouts: BTreeSet<Layout> = self.nodes[self.source[&value]].provides.iter().cloned().collect();
             for member in &members {
-                layouts.extend(self.readings[*member].needs.iter().cloned());
+                layouts.extend(self.readings[*member].needs.iter().filter(|layout| !layout.is_windowed()).cloned());
             }
             let provides: Rc<[Layout]> = layouts.into_iter().collect();
             let times = members.iter().map(|member| self.readings[*member].times).max().unwrap_or(0);
@@ -423,15 +424,15 @@ impl<'a> Assembly<'a> {
         let dims = &self.graph.value(value).ty.dims;
         let mut depths = vec![0; dims.len()];
         let shares = (0..self.task.mesh.uses.len()).map(|axis| {
-            let role = match self.task.mesh.uses[axis] {
-                AxisUse::Data | AxisUse::Micro => Role::Batch,
-                AxisUse::Context => Role::Seq,
+            let wanted = match self.task.mesh.uses[axis] {
+                AxisUse::Data | AxisUse::Micro => |role| role == Role::Batch,
+                AxisUse::Context => Role::is_context,
                 AxisUse::Tensor => return Share::Broadcast,
             };
-            let Some(dim) = dims.iter().position(|axis| self.graph.axis(*axis).role == role) else { return Share::Broadcast };
-            let partition = partition_for(role, self.task.mesh.partitions[axis]);
+            let Some(dim) = dims.iter().position(|axis| wanted(self.graph.axis(*axis).role)) else { return Share::Broadcast };
+            let partition = partition_for(self.graph.axis(dims[dim]).role, self.task.mesh.partitions[axis]);
             depths[dim] += 1;
-            Share::Split(Split { dim, size: self.graph.size(dims[dim]), inner: 1, depth: depths[dim] - 1, partition })
+            Share::Split(Split::new(dim, self.graph.size(dims[dim]), 1, depths[dim] - 1, partition))
         });
         Layout(shares.collect())
     }
@@ -442,7 +443,7 @@ impl<'a> Assembly<'a> {
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
         for axis in self.task.mesh.resting_order() {
             if self.task.mesh.uses[axis] == AxisUse::Tensor
-                && let Some(share) = used.split_on(axis)
+                && let Some(share) = used.split_on(axis).filter(|share| share.window.is_none())
             {
                 rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
                 depths[share.dim] += 1;
@@ -467,7 +468,7 @@ impl<'a> Assembly<'a> {
             for axis in self.task.mesh.resting_order() {
                 if matches!(self.task.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {
                     let partition = Partition::Balanced;
-                    layout.0[axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
+                    layout.0[axis] = Share::Split(Split::new(dim, shape[dim], 1, depth, partition));
                     depth += 1;
                 }
             }
