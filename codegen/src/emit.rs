@@ -362,6 +362,7 @@ impl<'s, 'a> Stage<'s, 'a> {
                             if let Def::Carried(..) | Def::Result(..) = self.graph().value(instance.0).def {
                                 self.own(instance);
                                 self.send(instance);
+                                self.accumulate(instance);
                             }
                         }
                     }

@@ -10,8 +10,10 @@ mod call;
 mod composite;
 mod element;
 mod gather;
+mod loss;
 mod moves;
 mod op;
+mod order;
 mod scope;
 mod statement;
 mod window;
@@ -28,6 +30,7 @@ use crate::operators;
 use crate::settings::{Settings, twice};
 use crate::syntax::{Block, Defines, File, Name, Op, StatementKind};
 use crate::train::Section;
+use loss::Terms;
 use scope::Frame;
 
 /// Expression nodes and statements that are elaborated, calls of blocks counted each time. Models that repeat layers with
@@ -89,8 +92,7 @@ struct Elaborator<'a> {
     leaves: BTreeSet<String>,
     depth: u32,
     work: u32,
-    /// Where the loss is declared.
-    loss: Option<Span>,
+    terms: Terms,
 }
 
 /// The graph of a file. It means nothing if anything was reported.
@@ -111,7 +113,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         leaves: BTreeSet::new(),
         depth: 0,
         work: 0,
-        loss: None,
+        terms: Terms::default(),
     };
     elaborator.file(file);
     elaborator.builder.finish()
@@ -138,7 +140,8 @@ impl<'a> Elaborator<'a> {
         }
         self.check_unseen_blocks();
         self.check_total(file);
-        if self.loss.is_none() && self.diagnostics.is_empty() {
+        self.finish_terms();
+        if !self.terms.has_main() && self.diagnostics.is_empty() {
             self.diagnostics.push(
                 Diagnostic::new("partita::loss::missing", "the model has no loss")
                     .help("say what training makes small: `loss cross_entropy[vocab](logits, targets)`, or `loss mean[batch](error)`"),

@@ -49,8 +49,8 @@ pub(crate) enum StatementKind {
     If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
     Return(Expr),
-    /// `loss cross_entropy[vocab](logits, targets)`
-    Loss(Expr),
+    /// `loss cross_entropy[vocab](logits, targets)`, `loss balance = 0.01 * mean[batch](uneven)`
+    Loss { name: Option<Name>, value: Expr },
     /// `train { ... }`
     Train(Vec<Entry>),
     /// What could not be read, and the name that it was to define.
@@ -254,7 +254,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             StatementKind::Set { value: SetValue::Expr(expr), .. }
             | StatementKind::Assign { value: expr, .. }
             | StatementKind::Return(expr)
-            | StatementKind::Loss(expr) => visit(expr),
+            | StatementKind::Loss { value: expr, .. } => visit(expr),
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
             StatementKind::Axis { size, .. } => size.iter().for_each(&mut *visit),
             StatementKind::Weight { value, condition, .. } => value.iter().chain(condition).for_each(&mut *visit),

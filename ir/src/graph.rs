@@ -359,13 +359,22 @@ pub struct Assign {
     pub value: ValueId,
 }
 
-/// The loss as (sum, count): the mean is over all micro-batches and ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
+/// A term of the loss: `weight · sum / count`, the mean being over all micro-batches and ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossTerm {
+    /// Under which name it is reported; the main term's is [`LossTerm::MAIN`].
+    pub name: String,
+    /// What the mean is multiplied by in what training makes small. It is reported without.
+    pub weight: f64,
     /// Sum over valid targets.
     pub sum: ValueId,
     /// Number of valid targets.
     pub count: ValueId,
+}
+
+impl LossTerm {
+    /// The name of the main term.
+    pub const MAIN: &str = "loss";
 }
 
 /// A model as a graph; see the crate's text for what is legal.
@@ -387,8 +396,8 @@ pub struct Graph {
     pub phases: Vec<Phase>,
     /// What the step assigns.
     pub assigns: Vec<Assign>,
-    /// The loss, if the model has one.
-    pub loss: Option<Loss>,
+    /// The terms of the loss, the main one first; none if the model has no loss.
+    pub loss: Vec<LossTerm>,
     /// Values that the run reports each step (scalars), by name.
     pub reports: Vec<(String, ValueId)>,
 }

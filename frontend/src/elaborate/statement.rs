@@ -1,14 +1,12 @@
-//! Statements: inputs, weights, assignments, repeats, the loss.
+//! Statements: inputs, weights, assignments, repeats.
 
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
-use partita_ir::graph::{Class, Init, Source, Span};
+use partita_ir::graph::{Init, Source, Span};
 use partita_ir::id::{AxisId, Id, ValueId};
-use partita_ir::rule::Reduce;
 
 use super::Elaborator;
-use super::element::{Element, Fusion, Piece};
 use super::scope::{Binding, Gone, Kind, What, under};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed};
 use crate::evaluate::{Known, Num};
@@ -35,7 +33,7 @@ impl<'a> Elaborator<'a> {
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
-            StatementKind::Loss(value) => self.loss(value, statement.span),
+            StatementKind::Loss { name, value } => self.loss(name.as_ref(), value, statement.span),
             StatementKind::Return(_) => self.diagnostics.push(
                 Diagnostic::new("partita::block::misplaced_return", "`return` stands last in a block and nowhere else")
                     .label(statement.span, "not the last line of a block"),
@@ -301,9 +299,12 @@ impl<'a> Elaborator<'a> {
         for statement in body {
             self.statement(statement);
         }
-        let nexts: Vec<ValueId> = carried.iter().zip(&arguments).map(|((name, _), argument)| self.next(name, *argument)).collect();
+        let mut nexts: Vec<ValueId> = carried.iter().zip(&arguments).map(|((name, _), argument)| self.next(name, *argument)).collect();
+        let sums = self.summed_terms();
+        nexts.extend(&sums);
         self.builder.span = Some(head);
-        let results = self.builder.end_repeat(&nexts, false);
+        let mut results = self.builder.end_repeat(&nexts, false);
+        self.repeated_terms(&results.split_off(carried.len()));
         let frame = self.frame_mut();
         (frame.path, frame.prefix, frame.loop_block) = (outer_path, outer_prefix, None);
         let inner: BTreeMap<String, Binding> = std::mem::replace(&mut frame.names, outer);
@@ -360,75 +361,6 @@ impl<'a> Elaborator<'a> {
             ExprKind::Binary(_, left, right) => self.block_in(left).or_else(|| self.block_in(right)),
             _ => None,
         }
-    }
-
-    fn loss(&mut self, value: &'a Expr, span: Span) {
-        if let Some(first) = self.loss.replace(span) {
-            self.diagnostics.push(
-                Diagnostic::new("partita::loss::twice", "a model has one loss")
-                    .label(span, "a second loss")
-                    .label(first, "the first")
-                    .help("add the terms within one: the mean of a sum"),
-            );
-            return;
-        }
-        let pair = match &value.kind {
-            ExprKind::Call(call) if call.name.text == "cross_entropy" => self.cross_entropy(call, value.span),
-            ExprKind::Call(call) if call.name.text == "mean" && call.axes.is_some() => self.mean_loss(call, value.span),
-            _ => {
-                // the expression's own errors are worth telling too
-                self.tensor(value, "loss");
-                self.diagnostics.push(
-                    Diagnostic::new("partita::loss::form", "a loss is a cross-entropy, or a mean over all axes")
-                        .label(value.span, "neither")
-                        .help("a loss is kept as (sum, count), which only these give: `loss cross_entropy[vocab](logits, targets)` or `loss mean[batch, seq](error)`"),
-                );
-                None
-            }
-        };
-        if let Some((sum, count)) = pair {
-            self.builder.loss(sum, count);
-        }
-    }
-
-    /// `mean[all axes](x)` as (sum, number of elements).
-    fn mean_loss(&mut self, call: &'a Call, span: Span) -> Option<(ValueId, ValueId)> {
-        let axes = self.axis_list(call.axes.as_deref().unwrap_or(&[]));
-        let [argument] = call.arguments.as_slice() else {
-            self.diagnostics.push(
-                Diagnostic::new("partita::call::wrong_arguments", format!("`mean` takes 1 argument, not {}", call.arguments.len()))
-                    .label(span, "in this call"),
-            );
-            return None;
-        };
-        let mut fusion = Fusion::default();
-        let Element::Piece(piece) = self.element(&mut fusion, &argument.value)? else {
-            self.diagnostics.push(
-                Diagnostic::new("partita::loss::form", "the loss is a number that training cannot change")
-                    .label(argument.value.span, "a number"),
-            );
-            return None;
-        };
-        let piece = self.floats(&fusion, piece, argument.value.span)?;
-        let axes = axes?;
-        if axes.len() != piece.dims.len() || !axes.iter().all(|axis| piece.dims.contains(axis)) {
-            self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::loss::form",
-                    format!("the mean of a loss is over all axes, which are {}", self.shown(&piece.dims)),
-                )
-                .label(span, format!("over {} only", self.shown(&axes)))
-                .help("take a sum or mean over the others first"),
-            );
-            return None;
-        }
-        self.builder.span = Some(span);
-        self.builder.class = Class::Loss;
-        let sum = self.emit(&fusion, &piece, Some((Reduce::Sum, &axes)), "loss_sum");
-        let one = fusion.constant(Num::Int(1));
-        let count = self.emit(&fusion, &Piece { dims: axes.clone(), ..one }, Some((Reduce::Sum, &axes)), "loss_count");
-        self.builder.class = Class::Other;
-        Some((sum, count))
     }
 }
 

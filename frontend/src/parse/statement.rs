@@ -151,7 +151,18 @@ impl Parser<'_> {
     /// Whether a statement begins here that stands in no block.
     fn at_top_level_word(&mut self) -> bool {
         let span = self.here();
-        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign
+        let named_loss = || self.slice(span) == "loss" && self.named_behind(self.position + 1);
+        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign && !named_loss()
+    }
+
+    /// Whether `NAME =` stands here.
+    fn at_named_loss(&self) -> bool {
+        self.named_behind(self.position)
+    }
+
+    fn named_behind(&self, position: usize) -> bool {
+        let kind = |position: usize| self.tokens.get(position).map(|token| token.0);
+        kind(position) == Some(Token::Name) && kind(position + 1) == Some(Token::Assign)
     }
 
     fn statement(&mut self) -> Parsed<StatementKind> {
@@ -207,7 +218,16 @@ impl Parser<'_> {
             }
             "if" => self.headed(Self::condition),
             "return" => self.headed(|parser| Ok(StatementKind::Return(parser.expression()?))),
-            "loss" => self.headed(|parser| Ok(StatementKind::Loss(parser.expression()?))),
+            "loss" => self.headed(|parser| {
+                let name = if parser.at_named_loss() {
+                    let name = parser.new_name("for the term of the loss")?;
+                    parser.expect(Token::Assign, "and the term")?;
+                    Some(name)
+                } else {
+                    None
+                };
+                Ok(StatementKind::Loss { name, value: parser.expression()? })
+            }),
             "train" => self.headed(|parser| Ok(StatementKind::Train(parser.train()?))),
             _ => self.assignment(),
         }

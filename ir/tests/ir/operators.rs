@@ -4,7 +4,6 @@ use partita_ir::axis::Role;
 use partita_ir::build::Builder;
 use partita_ir::dtype::DType;
 use partita_ir::formula::{Formula, index, lit, random, x};
-use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, Init, Source};
 use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::library::{Pointwise, Scores, Window, gelu, silu};
@@ -382,5 +381,5 @@ pub fn step_of(build: Build, optimizer: Optimizer) -> Graph {
     bench.b.loss(probed, counted);
     let model = bench.b.finish();
     let train = Train { optimizer, precision: DType::F64, ..Train::default() };
-    training_step(&model, &train, Options { recompute: Recompute::None, meet_in_update: false }).expect("every operator has a gradient")
+    training_step(&model, &train, Options::default()).expect("every operator has a gradient")
 }

@@ -109,7 +109,7 @@ fn worst(model: &Graph) -> f64 {
     assert!(verify(&step).is_empty(), "{:?}", verify(&step));
     let leaves = sample::leaves(model, 3);
     let env = run(&step, sample::leaves(&step, 3), 3, 0);
-    let loss = |leaves| run(model, leaves, 3, 0).get(model.loss.unwrap().sum, 0).unwrap().data[0];
+    let loss = |leaves| run(model, leaves, 3, 0).get(model.loss[0].sum, 0).unwrap().data[0];
     let mut worst: f64 = 0.0;
     for param in model.params() {
         let name = &model.value(param).name;
