@@ -61,7 +61,7 @@ impl Options {
 /// ```
 /// use partita_ir::{sample, verify::verify};
 /// let graph = sample::graph(7, sample::Options::default());
-/// assert!(verify(&graph).is_empty() && graph.loss.is_some());
+/// assert!(verify(&graph).is_empty() && !graph.loss.is_empty());
 /// ```
 pub fn graph(seed: u64, options: Options) -> Graph {
     let mut sampler = Sampler::new(seed, options);
