@@ -307,7 +307,7 @@ fn uneven(plan: &Plan) -> Vec<Uneven> {
             for &at in signature.order.iter().filter(|at| !mesh.axes[**at].time) {
                 match signature.choices[at] {
                     Choice::Split { factor: split, partition } if split == factor => {
-                        layout.0[at] = Share::Split(Split { dim: 0, size, inner: 1, depth: over.len(), partition });
+                        layout.0[at] = Share::Split(Split::new(0, size, 1, over.len(), partition));
                         over.push(at);
                     }
                     _ => {}

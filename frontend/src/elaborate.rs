@@ -19,6 +19,7 @@ mod scope;
 mod state;
 mod statement;
 mod unroll;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 

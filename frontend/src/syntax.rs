@@ -237,10 +237,21 @@ impl BinaryOp {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub name: Name,
+    /// The axes in its brackets, if it has brackets.
     pub axes: Option<Vec<Name>>,
     /// How many of the axes stand before a `->`.
     pub arrow: Option<usize>,
+    /// `[height -> rows over kh, width over kw]`
+    pub windows: Vec<Window>,
     pub arguments: Vec<Argument>,
+}
+
+/// An axis seen through a window, and what becomes of it: without an arrow, itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub axis: Name,
+    pub out: Name,
+    pub taps: Name,
 }
 
 /// `x` or `dropout = 0.1` in the parentheses of a call.

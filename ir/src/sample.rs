@@ -37,8 +37,6 @@ pub struct Options {
     pub repeats: bool,
     /// Whether there may be functions with kinks: max, min, abs, argmax.
     pub kinks: bool,
-    /// Whether there may be reads with a stride and an offset (convolutions), which have no gradient.
-    pub windows: bool,
     /// Whether no operator but the loss brings samples together, as micro-batches need it.
     pub apart: bool,
     /// Type of floating-point values.
@@ -48,14 +46,14 @@ pub struct Options {
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { steps: 6, repeats: true, kinks: true, windows: true, apart: false, float: DType::F64 }
+        Self { steps: 6, repeats: true, kinks: true, apart: false, float: DType::F64 }
     }
 }
 
 impl Options {
     /// What finite differences can check.
     pub fn smooth() -> Self {
-        Self { kinks: false, windows: false, ..Self::default() }
+        Self { kinks: false, ..Self::default() }
     }
 }
 

@@ -69,14 +69,18 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
             }
         }
         // dp and cp: what walks the batch (positions) splits it
-        for (wanted, role, pin) in [(AxisUse::Data, Role::Batch, "dp"), (AxisUse::Context, Role::Seq, "cp")] {
-            let walks = (0..rule.factors.len()).any(|factor| graph.axis(rule.rule.factors[factor]).role == role && rule.can_split(factor));
+        let is_batch: fn(Role) -> bool = |role| role == Role::Batch;
+        for (wanted, is_dealt, pin, what) in
+            [(AxisUse::Data, is_batch, "dp", "the batch"), (AxisUse::Context, Role::is_context, "cp", "positions")]
+        {
+            let dealt = |factor: usize| is_dealt(graph.axis(rule.rule.factors[factor]).role);
+            let walks = (0..rule.factors.len()).any(|factor| dealt(factor) && rule.can_split(factor));
             for axis in axes(wanted) {
-                let splits = matches!(&choices[axis], Choice::Split { factor, .. } if graph.axis(rule.rule.factors[*factor]).role == role);
+                let splits = matches!(&choices[axis], Choice::Split { factor, .. } if dealt(*factor));
                 // what experts do lies as they tile the ranks
                 let own_tiling = expertise != Expertise::None && plan.mesh.experts[axis] != ExpertUse::Data;
                 if walks && !splits && !own_tiling {
-                    broken.push(format!("{pin}: `{name}` walks {} and does not split it", role.word()));
+                    broken.push(format!("{pin}: `{name}` walks {what} and does not split it"));
                 }
             }
         }

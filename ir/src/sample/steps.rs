@@ -403,27 +403,43 @@ fn transpose(s: &mut Sampler) -> Option<ValueId> {
     Some(s.b.map("transpose", &[value], &dims, None, Expr::operand(0)))
 }
 
-/// A convolution along one axis, with stride, dilation and padding.
+/// A window along one axis, with stride, dilation and padding: a convolution, a pooling, or a function of what is read and
+/// of where.
 fn window(s: &mut Sampler) -> Option<ValueId> {
-    if !s.options.windows {
-        return None;
-    }
     let (value, axis) = value_and_axis(s, &|_, _| true)?;
     let size = s.b.graph.size(axis);
-    let out = s.fresh_axis("out", 1, size);
+    let role = s.b.graph.axis(axis).role;
+    let length = s.dice.between(1, size);
+    let out = s.axis_of("out", length, if role == Role::Batch { Role::None } else { role });
     let tap = s.fresh_axis("tap", 1, 3);
-    let weight = s.param(&[tap]);
     let dims: Vec<AxisId> = s.b.dims(value).into_iter().map(|dim| if dim == axis { out } else { dim }).collect();
     let at = dims.iter().position(|dim| *dim == out)?;
-    let mut factors = dims.clone();
-    factors.push(tap);
+    let taps = dims.len();
+    let factors = [&dims[..], &[tap]].concat();
+    if !s.fits(&factors, &dims) {
+        return None;
+    }
     let mut access: Vec<DimAccess> = (0..dims.len()).map(DimAccess::factor).collect();
-    let (stride, dilation) = (s.dice.between(1, 2) as i64, s.dice.between(1, 2) as i64);
-    let terms = vec![Term { factor: at, stride }, Term { factor: dims.len(), stride: dilation }];
-    access[at] = DimAccess { terms, offset: -(s.dice.below(3) as i64) };
+    let (stride, dilation) = (s.dice.between(1, 3) as i64, s.dice.between(1, 2) as i64);
+    let (dilation, offset) = if s.dice.chance(0.2) { (-dilation, 2) } else { (dilation, -(s.dice.below(3) as i64)) };
+    access[at] = DimAccess { terms: vec![Term { factor: at, stride }, Term { factor: taps, stride: dilation }], offset };
+    let weight = s.param(&[tap]);
+    let place = index(at) * lit(stride as f64) + index(taps) * lit(dilation as f64) + lit(offset as f64);
+    let inside = lit(0.0).at_most(place.clone()) * place.at_most(lit(size as f64 - 1.0));
+    let (reduce, expr) = match s.dice.below(if s.options.kinks { 5 } else { 4 }) {
+        0 | 1 => (Reduce::Sum, x(0) * x(1)),
+        2 => (Reduce::Sum, all_read(s, 2, factors.len()) * lit(1.0 / s.b.graph.size(tap) as f64)),
+        3 => (Reduce::LogSumExp, x(0) + x(1)),
+        _ => (Reduce::Max, inside.select(x(0), lit(f64::NEG_INFINITY)) + x(1) * lit(0.1)),
+    };
+    // a window that sees nothing has a largest element of -inf
+    let sees = |o: i64| (0..s.b.graph.size(tap) as i64).any(|t| (0..size as i64).contains(&(stride * o + dilation * t + offset)));
+    if reduce == Reduce::Max && !(0..length as i64).all(sees) {
+        return None;
+    }
     let result = (0..dims.len()).map(DimAccess::factor).collect();
-    let operands = vec![access, vec![DimAccess::factor(dims.len())]];
-    let rule = Rule { factors, operands, result, reduce: Some(Reduce::Sum), expr: Expr::product(2) };
+    let operands = vec![access, vec![DimAccess::factor(taps)]];
+    let rule = Rule { factors, operands, result, reduce: Some(reduce), expr: expr.expr() };
     Some(s.b.rule("window", rule, &[value, weight], &dims))
 }
 

@@ -129,7 +129,7 @@ fn seen(graph: &Graph) -> BTreeMap<ValueId, Share> {
         let batch = dims.iter().position(|axis| graph.axis(*axis).role == Role::Batch);
         let share = match (graph.leaf(value), batch) {
             (Some(Leaf::Input(_)), Some(dim)) => {
-                Share::Split(Split { dim, size: graph.size(dims[dim]), inner: 1, depth: 0, partition: Partition::Balanced })
+                Share::Split(Split { dim, size: graph.size(dims[dim]), inner: 1, depth: 0, partition: Partition::Balanced, window: None })
             }
             _ => Share::Broadcast,
         };

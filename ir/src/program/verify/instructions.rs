@@ -131,8 +131,15 @@ impl Fitting<'_> {
             held.iter().enumerate().all(|(place, held)| {
                 let held = &shards.shard(*held)[dim];
                 match (exact, &walked[..]) {
-                    // the kernel reads elsewhere, or nothing, so all of it must be there
-                    (false, _) => count(held) == *size,
+                    // what the factors reach must be there, and nothing else
+                    (false, walked) => {
+                        let extents = |factor: usize| {
+                            let term = access.terms.iter().position(|term| term.factor == factor).expect("a factor of this access");
+                            (sizes(factor), &shards.shard(walked[term][place])[0][..])
+                        };
+                        let (first, end) = access.reached(*size, &extents);
+                        if first < end { *held == [(first, end)] } else { held.is_empty() }
+                    }
                     // one factor makes up the dimension: its very indices
                     (true, [walked]) => shards.shard(walked[place])[0] == *held,
                     (true, walked) => walked.iter().map(|walked| shards.elements(walked[place])).product::<u64>() == count(held),
@@ -152,7 +159,7 @@ fn split(program: &Program, spec: &KernelSpec, factor: usize) -> Layout {
     let mut depth = 0;
     for &axis in &spec.order {
         if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-            layout.0[axis] = Share::Split(Split { dim: 0, size: spec.factors[factor], inner: 1, depth, partition });
+            layout.0[axis] = Share::Split(Split::new(0, spec.factors[factor], 1, depth, partition));
             depth += 1;
         }
     }
