@@ -37,7 +37,7 @@ pub(crate) enum StatementKind {
     Input { name: Name, axes: Vec<Name>, source: Name, token: Option<Expr> },
     /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`
     Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr> },
-    /// `block layer(x[batch, hidden], rate) { ... }`
+    /// `block layer(x[batch, hidden], rate) { ... }`, `block narrow[wide, small](x[batch, wide]) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
     Op(Op),
@@ -77,6 +77,8 @@ pub(crate) enum Defines {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub name: Name,
+    /// Names that stand for axes of a call.
+    pub axes: Vec<Name>,
     pub parameters: Vec<Parameter>,
     pub body: Vec<Statement>,
 }

@@ -71,7 +71,7 @@ pub(super) struct Frame {
     pub loop_block: Option<String>,
     /// Random draws so far.
     pub draws: u32,
-    /// Axes that the letters of an operator stand for.
+    /// Axes that the letters of an operator, or the axes of a block, stand for.
     pub letters: BTreeMap<String, AxisId>,
     /// The block that is called; none for the file.
     pub block: Option<usize>,

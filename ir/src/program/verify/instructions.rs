@@ -7,6 +7,7 @@ use super::structure::place;
 use super::{Code, Report};
 use crate::boxing::StepKind;
 use crate::dtype::DType;
+use crate::graph::Source;
 use crate::layout::{Layout, Share, Split, count};
 use crate::program::{Buffer, Instruction, KernelSpec, LeafKind, Program, Region, Role};
 use crate::rule::Reduce;
@@ -88,10 +89,17 @@ fn one(
             let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
-        Instruction::Load { buffer: id, .. } => {
+        Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            let fits = held.dtype == DType::I32 && held.shape == [program.batch, program.seq];
-            report.check(fits, Code::Loaded, at, || mismatch(held, "the input", DType::I32, &[program.batch, program.seq]));
+            let dtype = if source.is_float() { program.precision } else { DType::I32 };
+            let image = program.image().unwrap_or_default();
+            let rest = match source {
+                Source::Pixels => &image[..],
+                Source::Labels => &[],
+                _ => &[program.seq][..],
+            };
+            let shape = [&[program.batch], rest].concat();
+            report.check(held.dtype == dtype && held.shape == shape, Code::Loaded, at, || mismatch(held, "the input", dtype, &shape));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
