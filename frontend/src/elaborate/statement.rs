@@ -139,7 +139,7 @@ impl<'a> Elaborator<'a> {
         // an axis without a known role was reported
         let Some(roles) = roles else { return false };
         if !source.takes(&roles) {
-            let of = if source.takes(&[Role::Batch, Role::Seq]) { String::new() } else { format!(" of {}", source.word()) };
+            let of = if matches!(source, Source::Pixels | Source::Labels) { format!(" of {}", source.word()) } else { String::new() };
             let mut diagnostic = Diagnostic::new("partita::input::axes", format!("an input{of} has {}", source.axes()));
             if let (Some(first), Some(last)) = (names.first(), names.last()) {
                 diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");

@@ -152,3 +152,45 @@ impl ImageFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn() -> ImageSource {
+        ImageSource::open(None, Images { shape: vec![4, 5, 3], classes: 7 }, 9).unwrap()
+    }
+
+    fn read(source: &ImageSource, sample: u64, part: &[Intervals]) -> Vec<f64> {
+        let mut out = Vec::new();
+        source.pixels(sample, part, &mut |value| out.push(value));
+        out
+    }
+
+    #[test]
+    fn a_part_of_an_image_is_a_part_of_the_whole() {
+        let source = drawn();
+        let whole = read(&source, 12, &[vec![(0, 4)], vec![(0, 5)], vec![(0, 3)]]);
+        assert!(whole.len() == 60 && whole.iter().all(|value| (0.0..=1.0).contains(value)));
+        let part = read(&source, 12, &[vec![(1, 2), (3, 4)], vec![(2, 4)], vec![(0, 3)]]);
+        let rows = [1, 3].into_iter().flat_map(|row| [2, 3].map(|col| (row * 5 + col) * 3));
+        assert_eq!(part, rows.flat_map(|at| whole[at..at + 3].to_vec()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn images_of_a_class_are_alike() {
+        let source = drawn();
+        let all: Vec<Intervals> = vec![vec![(0, 4)], vec![(0, 5)], vec![(0, 3)]];
+        let labels: Vec<i32> = (0..200).map(|sample| source.label(sample).unwrap()).collect();
+        assert!((0..7).all(|class| labels.contains(&class)));
+        let (mut same, mut other) = ((0.0, 0), (0.0, 0));
+        for a in 0..60 {
+            for b in 0..a {
+                let apart: f64 = read(&source, a, &all).iter().zip(read(&source, b, &all)).map(|(x, y)| (x - y).abs()).sum();
+                let of = if labels[a as usize] == labels[b as usize] { &mut same } else { &mut other };
+                *of = (of.0 + apart, of.1 + 1);
+            }
+        }
+        assert!(same.0 / f64::from(same.1) < 0.8 * other.0 / f64::from(other.1));
+    }
+}
