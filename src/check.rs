@@ -3,20 +3,27 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
-use partita_frontend::{Diagnostic, Model, Setting, Source, load};
-use partita_ir::graph::{Class, Kind};
+use partita_frontend::{Diagnostic, Loaded, Model, Setting, Source, load_with, locate};
+use partita_ir::graph::{Class, Kind, Leaf};
 use serde::Serialize;
 
 use crate::arguments::{CheckArguments, Format, ModelArguments, Shown};
-use crate::failure::{Failure, print, read};
+use crate::failure::{Failure, print, read, sources, words};
 use crate::table::{count, heading, table};
 
 /// Reads a model with its settings.
 pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
+    let Loaded { files, model } = loaded(arguments)?;
+    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
+}
+
+/// A model, or what is wrong with it, and the files that it is written in.
+pub fn loaded(arguments: &ModelArguments) -> Result<Loaded, Failure> {
     let text = read(&arguments.model)?;
     let name = arguments.model.display().to_string();
     let settings: Vec<Setting> = arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
-    load(Source { name: &name, text: &text }, &settings).map_err(|diagnostics| Failure::Told { source: Some((name, text)), diagnostics })
+    let mut used = |path: &str| std::fs::read_to_string(path).map_err(|error| words(&error));
+    Ok(load_with(Source { name: &name, text: &text }, &settings, &mut used))
 }
 
 /// What `--format json` prints of a model.
@@ -25,15 +32,26 @@ struct Checked {
     model: String,
     /// Numbers in all parameters, those of every instance.
     parameters: u64,
+    /// The same of the states that the model declares.
+    states: u64,
     repeats: Vec<Repeat>,
     /// Primitive operators, those of a repeat once.
     operators: usize,
     /// The same by class.
     classes: BTreeMap<&'static str, usize>,
     settings: BTreeMap<String, String>,
+    /// What the file says of what it declares.
+    docs: Vec<Documented>,
     /// The graph in its text form, with `--verbose`.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Documented {
+    kind: &'static str,
+    name: String,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -66,6 +84,7 @@ struct Position {
 
 #[derive(Serialize)]
 struct Label<'a> {
+    file: &'a str,
     line: usize,
     column: usize,
     end: Position,
@@ -83,19 +102,27 @@ pub fn check(arguments: &CheckArguments, shown: &Shown) -> Result<(), Failure> {
                 Format::Text => print(&text(&model, shown)),
             }
         }
-        (Err(Failure::Told { source, diagnostics }), Format::Json) => {
-            let source = source.as_ref().map(|(name, text)| Source { name, text });
-            print(&json(&diagnostics.iter().map(|diagnostic| wrong(source, diagnostic)).collect::<Vec<_>>()))?;
+        (Err(Failure::Told { files, diagnostics }), Format::Json) => {
+            let sources = sources(&files);
+            print(&json(&diagnostics.iter().map(|diagnostic| wrong(&sources, diagnostic)).collect::<Vec<_>>()))?;
             Err(Failure::Shown)
         }
         (Err(failure), _) => Err(failure),
     }
 }
 
-/// The parameters of a model, all instances counted.
-fn parameters(model: &Model) -> u64 {
+/// The numbers in the leaves that `wanted` accepts, those of every instance.
+fn numbers(model: &Model, wanted: impl Fn(&Leaf) -> bool) -> u64 {
     let graph = &model.graph;
-    graph.params().map(|param| graph.elements(param) * graph.iterations(graph.value(param).within)).sum()
+    graph.leaves(wanted).map(|leaf| graph.elements(leaf) * graph.iterations(graph.value(leaf).within)).sum()
+}
+
+fn parameters(model: &Model) -> u64 {
+    numbers(model, |leaf| matches!(leaf, Leaf::Param(_)))
+}
+
+fn states(model: &Model) -> u64 {
+    numbers(model, |leaf| matches!(leaf, Leaf::State { .. }))
 }
 
 /// The primitive operators of a model by class, those that there are.
@@ -115,6 +142,9 @@ fn text(model: &Model, shown: &Shown) -> String {
     let classes = classes(model);
     let operators: usize = classes.iter().map(|(_, n)| n).sum();
     let classes: Vec<String> = classes.iter().map(|(word, n)| format!("{n} {word}")).collect();
+    if states(model) > 0 {
+        text += &format!("  states     {}\n", count(states(model), "number"));
+    }
     text += &format!("  operators  {operators} ({})\n", classes.join(", "));
     text += "\n";
     text += &heading("settings", color);
@@ -131,29 +161,32 @@ fn checked(model: &Model, shown: &Shown) -> Checked {
     Checked {
         model: model.name.clone(),
         parameters: parameters(model),
+        states: states(model),
         repeats: model.graph.loops.iter().map(|repeated| Repeat { name: repeated.name.clone(), count: repeated.count }).collect(),
         operators: classes.iter().map(|(_, n)| n).sum(),
         classes: classes.into_iter().collect(),
         settings: model.settings.iter().cloned().collect(),
+        docs: model.docs.iter().map(|doc| Documented { kind: doc.kind, name: doc.name.clone(), text: doc.text.clone() }).collect(),
         graph: shown.verbose.then(|| partita_ir::text::print(&model.graph)),
     }
 }
 
-fn wrong<'a>(source: Option<Source<'a>>, diagnostic: &'a Diagnostic) -> Wrong<'a> {
-    let text = source.map_or("", |source| source.text);
+fn wrong<'a>(sources: &[Source<'a>], diagnostic: &'a Diagnostic) -> Wrong<'a> {
     let labels: Vec<Label<'a>> = diagnostic
         .labels
         .iter()
-        .map(|(span, said)| {
-            let start = position(text, span.start);
-            Label { line: start.line, column: start.column, end: position(text, span.end), text: said }
+        .filter_map(|(span, said)| {
+            let (source, first) = locate(sources, span.start)?;
+            let start = position(source.text, first);
+            let end = position(source.text, first + (span.end - span.start));
+            Some(Label { file: source.name, line: start.line, column: start.column, end, text: said })
         })
         .collect();
     let first = labels.first();
     Wrong {
         code: diagnostic.code,
         message: &diagnostic.message,
-        file: first.and(source).map(|source| source.name),
+        file: first.map(|label| label.file),
         line: first.map(|label| label.line),
         column: first.map(|label| label.column),
         end: first.map(|label| label.end),

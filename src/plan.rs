@@ -18,7 +18,7 @@ use partita_planner::units::Bytes;
 use partita_runtime::run::work::works;
 
 use crate::arguments::{Format, ModelArguments, PlanArguments, PlanningArguments, Shown};
-use crate::check::model;
+use crate::check::{loaded, model};
 use crate::described::{describe, json};
 use crate::estimated::Estimated;
 use crate::failure::{Failure, note, print, read, write};
@@ -98,7 +98,7 @@ fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {
                 help: Some(problem.help),
             })
             .collect();
-        Failure::Told { source: Some((name, text)), diagnostics }
+        Failure::Told { files: vec![(name, text)], diagnostics }
     })
 }
 
@@ -119,10 +119,10 @@ fn bad_pin(error: PinError) -> Failure {
 fn no_plan_of(model: &ModelArguments, error: SearchError, cluster: &Cluster) -> Failure {
     let span = if let SearchError::Coupled { span, .. } = &error { *span } else { None };
     let mut failure = no_plan(error, cluster);
-    if let (Failure::Told { source, diagnostics }, Some(span)) = (&mut failure, span)
-        && let Ok(text) = read(&model.model)
+    if let (Failure::Told { files, diagnostics }, Some(span)) = (&mut failure, span)
+        && let Ok(loaded) = loaded(model)
     {
-        *source = Some((model.model.display().to_string(), text));
+        *files = loaded.files;
         diagnostics.iter_mut().for_each(|diagnostic| diagnostic.labels.push((span, "over the samples of a micro-batch".to_owned())));
     }
     failure

@@ -14,15 +14,18 @@ mod loss;
 mod moves;
 mod op;
 mod order;
+mod parts;
 mod scope;
+mod state;
 mod statement;
+mod unroll;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::build::Builder;
-use partita_ir::graph::{Graph, Span};
+use partita_ir::graph::{Graph, Leaf, Span};
 use partita_ir::id::{AxisId, Id, OpId};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, listed};
@@ -43,7 +46,7 @@ const MOST_ELEMENTS: u128 = 1 << 62;
 /// Axes of a tensor.
 const MOST_DIMS: usize = 16;
 
-/// An axis as the file declares it. Its position is its id in the graph.
+/// An axis as the file declares it.
 #[derive(Debug)]
 struct AxisEntry {
     name: String,
@@ -76,7 +79,7 @@ struct Elaborator<'a> {
     section: &'a Section,
     diagnostics: &'a mut Diagnostics,
     builder: Builder,
-    axes: Vec<AxisEntry>,
+    axes: BTreeMap<AxisId, AxisEntry>,
     axis_names: BTreeMap<String, AxisId>,
     /// In file order: a block calls blocks before it.
     blocks: Vec<BlockEntry<'a>>,
@@ -102,7 +105,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         section,
         diagnostics,
         builder: Builder::new(name, section.train.precision),
-        axes: Vec::new(),
+        axes: BTreeMap::new(),
         axis_names: BTreeMap::new(),
         blocks: Vec::new(),
         block_names: BTreeMap::new(),
@@ -220,11 +223,12 @@ impl<'a> Elaborator<'a> {
         }
     }
 
-    /// The number of parameters, all iterations together.
+    /// The number of parameters and states, all iterations together.
     fn check_total(&mut self, file: &File) {
         let graph = &self.builder.graph;
         let count = |id| u128::from(graph.iterations(graph.value(id).within)).checked_mul(u128::from(graph.elements(id)));
-        let total = graph.params().try_fold(0u128, |total, id| total.checked_add(count(id)?));
+        let mut kept = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+        let total = kept.try_fold(0u128, |total, id| total.checked_add(count(id)?));
         if total.is_none_or(|total| total >= MOST_ELEMENTS) {
             let mut diagnostic = Diagnostic::new("partita::size::too_large", "the model has 2^62 parameters or more");
             if let Some(StatementKind::Model(name)) = file.statements.first().map(|statement| &statement.kind) {

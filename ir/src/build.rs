@@ -2,9 +2,10 @@
 
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
-use crate::formula::{index, lit};
+use crate::formula::{index, lit, x};
 use crate::graph::{
-    Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
+    Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
@@ -89,6 +90,11 @@ impl Builder {
     /// A parameter; inside a repeat, one instance per iteration.
     pub fn param(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
         self.leaf(name, dims, Leaf::Param(init))
+    }
+
+    /// A value kept from step to step that belongs to no parameter; inside a repeat, one instance per iteration.
+    pub fn state(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
+        self.leaf(name, dims, Leaf::State { init, of: None, slot: String::new() })
     }
 
     /// Data of the batch.
@@ -271,6 +277,44 @@ impl Builder {
         self.rule(name, rule, &[value], &dims)
     }
 
+    /// `value` with `before` elements of `fill` in front along `axis`, and as many behind as the new axis `wider` has left.
+    pub fn pad(&mut self, name: &str, value: ValueId, (axis, wider): (AxisId, AxisId), before: i64, fill: f64) -> ValueId {
+        let dims: Vec<AxisId> = self.dims(value).into_iter().map(|dim| if dim == axis { wider } else { dim }).collect();
+        let at = dims.iter().position(|dim| *dim == wider).expect("the value has the axis");
+        let mut access: Access = (0..dims.len()).map(DimAccess::factor).collect();
+        access[at].offset = -before;
+        let end = before + self.graph.size(axis) as i64;
+        let inside = lit(before as f64).at_most(index(at)) * index(at).below(lit(end as f64));
+        // what is read outside is 0 already
+        let expr = if fill == 0.0 { x(0) } else { inside.select(x(0), lit(fill)) };
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: vec![access], result, reduce: None, expr: expr.expr() };
+        self.rule(name, rule, &[value], &dims)
+    }
+
+    /// Values one behind the other: each along its own axis, the result along `whole`. Their other axes are those of the first,
+    /// or fewer: such a part is the same along the others.
+    pub fn concat(&mut self, name: &str, parts: &[(ValueId, AxisId)], whole: AxisId) -> ValueId {
+        let (first, part) = parts[0];
+        let dims: Vec<AxisId> = self.dims(first).into_iter().map(|dim| if dim == part { whole } else { dim }).collect();
+        let mut start = 0;
+        let mut accesses = Vec::new();
+        for (value, part) in parts {
+            let walk = |dim: AxisId| {
+                let wanted = if dim == *part { whole } else { dim };
+                let factor = dims.iter().position(|known| *known == wanted).expect("the first part has every other axis");
+                DimAccess { offset: if dim == *part { -start } else { 0 }, ..DimAccess::factor(factor) }
+            };
+            accesses.push(self.dims(*value).into_iter().map(walk).collect());
+            start += self.graph.size(*part) as i64;
+        }
+        // each part is 0 where it is not
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: accesses, result, reduce: None, expr: Expr::sum(parts.len()) };
+        let operands: Vec<ValueId> = parts.iter().map(|(value, _)| *value).collect();
+        self.rule(name, rule, &operands, &dims)
+    }
+
     /// Opens a repeat over a new loop; gives what the body sees of the carried values. Repeats do not nest.
     pub fn begin_repeat(&mut self, name: &str, count: u64, inits: &[ValueId]) -> Vec<ValueId> {
         self.graph.loops.push(Loop { name: name.to_owned(), count });
@@ -329,6 +373,11 @@ impl Builder {
         self.open_loop = open;
         self.scopes.push(inner);
         out
+    }
+
+    /// Says what a state becomes at the end of a step: what this value is for the whole batch.
+    pub fn update(&mut self, state: ValueId, value: ValueId) {
+        self.graph.assigns.push(Assign { target: state, value });
     }
 
     /// Declares the main term of the loss.

@@ -247,8 +247,10 @@ impl Instruction {
 pub enum LeafKind {
     /// A parameter.
     Param(Init),
-    /// A value kept from step to step.
+    /// A value of the model's own that is kept from step to step.
     State(Init),
+    /// A value that the optimizer keeps for a parameter.
+    Moment(Init),
     /// The number of the step, from 1.
     StepNumber,
 }

@@ -3,6 +3,7 @@
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
 //! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
+//! What a model's own states become is worked out in the update phase too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +18,10 @@ use crate::rule::Reduce;
 use crate::scalar::Expr;
 use crate::train::Train;
 
+mod states;
 mod update;
 
+use states::States;
 use update::Update;
 
 /// What can be chosen about the step's graph.
@@ -63,6 +66,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     if options.exchange {
         experts::keep_what_is_exchanged(&mut b.graph);
     }
+    let states = States::taken_from(&mut b.graph);
     let terms = std::mem::take(&mut b.graph.loss);
     let counts = count_phase(&mut b, &terms)?;
     let counts: Vec<ValueId> = terms.iter().zip(counts).map(|(term, count)| total(&mut b, term, "count", count)).collect();
@@ -78,9 +82,21 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         let mean = b.classed(Class::Loss, |b| b.map(&term.name, &[sum, *count], &[], None, mean));
         b.graph.reports.push((term.name.clone(), mean));
     }
-    update_phase(&mut b, train, &gradients);
+    drop_slopes(&mut b.graph);
+    update_phase(&mut b, train, &gradients, states);
     rewrite::run(&mut b.graph);
     Ok(compact(&b.graph))
+}
+
+/// Takes out of the operators what only their derivatives needed. One that would not read an operand any more stays.
+fn drop_slopes(graph: &mut Graph) {
+    for op in &mut graph.ops {
+        let Kind::Map(rule) = &mut op.kind else { continue };
+        let plain = rule.expr.without_slopes();
+        if (0..op.operands.len()).all(|n| plain.reads(n)) {
+            rule.expr = plain;
+        }
+    }
 }
 
 /// The sum over all micro-batches of a part of a term of the loss.
@@ -109,7 +125,7 @@ fn count_phase(b: &mut Builder, terms: &[LossTerm]) -> Result<Vec<ValueId>, Step
     Ok(counts)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -162,6 +178,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         }
         b.end_repeat(&[], false);
     }
+    states.update(b);
     b.end_phase(PhaseKind::Update);
 }
 

@@ -207,14 +207,14 @@ impl StageCut {
         homes
     }
 
-    /// Parameters live where they are read first; what goes with a parameter lives with it.
+    /// Parameters and a model's own states live where they are read first; what goes with a parameter lives with it.
     fn leaf_homes(&self, graph: &Graph, homes: &mut Homes) {
         for (value, leaf) in graph.leaves(|_| true).filter_map(|value| graph.leaf(value).map(|leaf| (value, leaf.clone()))) {
             if let Some(within) = graph.value(value).within {
                 for iteration in 0..graph.iterations(Some(within)) {
                     homes.leaves.insert((value, iteration), self.of(within, iteration));
                 }
-            } else if matches!(leaf, Leaf::Param(_)) {
+            } else if matches!(leaf, Leaf::Param(_) | Leaf::State { of: None, .. }) {
                 let readers = homes.ops.iter().filter(|((op, _), _)| graph.op(*op).operands.contains(&value));
                 let first = readers.filter_map(|(_, home)| *home).min().unwrap_or(0);
                 homes.leaves.insert((value, 0), first);

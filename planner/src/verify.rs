@@ -107,11 +107,11 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
         }
     }
     // zero: states, gradients, parameters rest split over data axes
-    for value in graph.leaves(|_| true) {
+    for value in graph.leaves(|_| true).filter(|value| !graph.value(*value).ty.dims.is_empty()) {
         let split = match graph.leaf(value) {
-            Some(Leaf::Param(_)) => plan.zero >= 3,
-            Some(Leaf::State { .. }) => plan.zero >= 1,
-            Some(Leaf::Accumulated(_)) => plan.zero >= 2 && !graph.value(value).ty.dims.is_empty(),
+            Some(Leaf::Param(_) | Leaf::State { of: None, .. }) => plan.zero >= 3,
+            Some(Leaf::State { of: Some(_), .. }) => plan.zero >= 1,
+            Some(Leaf::Accumulated(_)) => plan.zero >= 2,
             _ => continue,
         };
         let rest = &plan.layouts.rest[&value];

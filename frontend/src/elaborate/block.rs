@@ -77,7 +77,7 @@ impl<'a> Elaborator<'a> {
             let prefix = format!("{prefix}{last}.");
             (path, prefix)
         };
-        self.body(index, Frame { path, prefix, letters, block: Some(index), ..Frame::default() }, bindings)
+        self.body(index, Frame { path, prefix, axes: letters, block: Some(index), ..Frame::default() }, bindings)
     }
 
     /// The axes in the brackets of a call, by the names that the block has for them.
@@ -112,7 +112,7 @@ impl<'a> Elaborator<'a> {
         };
         let found = self.tensor(value, &parameter.name.text);
         let declared = of_block.and_then(|of_block| {
-            self.frames.push(Frame { letters: of_block.clone(), ..Frame::default() });
+            self.frames.push(Frame { axes: of_block.clone(), ..Frame::default() });
             let declared = self.declared(letters);
             self.frames.pop();
             declared
@@ -204,16 +204,17 @@ impl<'a> Elaborator<'a> {
             }
             let block = self.blocks[index].block;
             let mut scratch = Builder::new("", self.builder.float);
-            scratch.graph.axes = self.builder.graph.axes[..self.axes.len()].to_vec();
+            scratch.graph.axes.clone_from(&self.builder.graph.axes);
             let builder = std::mem::replace(&mut self.builder, scratch);
-            let known = self.axes.len();
             // of whatever size and role
             let stand_in = |this: &mut Self, axis: &Name| {
-                this.axes.push(AxisEntry { name: axis.text.clone(), span: axis.span, role: None, size: None });
-                (axis.text.clone(), this.builder.axis(&axis.text, 1, Role::None))
+                let id = this.builder.axis(&axis.text, 1, Role::None);
+                this.axes.insert(id, AxisEntry { name: axis.text.clone(), span: axis.span, role: None, size: None });
+                (axis.text.clone(), id)
             };
             let letters: BTreeMap<String, AxisId> = block.axes.iter().map(|axis| stand_in(self, axis)).collect();
-            self.frames.push(Frame { letters: letters.clone(), ..Frame::default() });
+            let stood_in: Vec<AxisId> = letters.values().copied().collect();
+            self.frames.push(Frame { axes: letters.clone(), ..Frame::default() });
             let mut bindings = Vec::new();
             for parameter in &block.parameters {
                 let dims = parameter.axes.as_ref().and_then(|letters| self.declared(letters));
@@ -224,9 +225,9 @@ impl<'a> Elaborator<'a> {
             }
             self.frames.pop();
             let path = self.unique_path(format!("unseen.{index}"));
-            self.body(index, Frame { path, letters, block: Some(index), ..Frame::default() }, bindings);
+            self.body(index, Frame { path, axes: letters, block: Some(index), ..Frame::default() }, bindings);
             self.builder = builder;
-            self.axes.truncate(known);
+            stood_in.iter().for_each(|axis| drop(self.axes.remove(axis)));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
 use partita_ir::graph::{Init, Source, Span};
-use partita_ir::id::{AxisId, Id, ValueId};
+use partita_ir::id::{AxisId, ValueId};
 
 use super::Elaborator;
 use super::scope::{Binding, Gone, Kind, What, under};
@@ -27,9 +27,15 @@ impl<'a> Elaborator<'a> {
         self.builder.span = Some(statement.span);
         match &statement.kind {
             StatementKind::Input { name, axes, source, token } => self.input(name, axes, source, token.as_ref()),
-            StatementKind::Weight { name, axes, init, value, condition } => {
-                self.weight(name, axes, (init, value.as_ref()), condition.as_ref());
+            StatementKind::Weight { name, axes, init, value, condition, trained } => {
+                let kind = if *trained { Kind::Weight } else { Kind::State };
+                self.weight(name, axes, (init, value.as_ref()), condition.as_ref(), kind);
             }
+            StatementKind::Update { name, value } => self.update(name, value),
+            StatementKind::Let { name, value } => self.let_known(name, value),
+            StatementKind::Assert { condition, message } => self.assert(condition, message),
+            StatementKind::For { name, over, body } => self.unroll(name, over, body),
+            StatementKind::Axis { name, size, role } if self.frame().unrolled => self.unrolled_axis(name, size.as_ref(), role.as_ref()),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
@@ -49,6 +55,7 @@ impl<'a> Elaborator<'a> {
             | StatementKind::Axis { .. }
             | StatementKind::Block(_)
             | StatementKind::Op(_)
+            | StatementKind::Use { .. }
             | StatementKind::Train(_)
             | StatementKind::Broken { .. } => {}
         }
@@ -97,7 +104,7 @@ impl<'a> Elaborator<'a> {
         self.bind(&name.text, what, Kind::Input, name.span);
     }
 
-    /// The source of a word, and of a token where it is about one.
+    /// The source of a word, and of the number that it is given.
     fn source(&mut self, source: &Name, token: Option<&Expr>) -> Option<Source> {
         let words = || Source::ALL.iter().map(|row| row.1);
         let Some(from) = Source::from_word(&source.text) else {
@@ -108,15 +115,15 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         };
-        match (from.token(), token) {
+        match (from.number(), token) {
             (None, None) => Some(from),
             (Some(_), Some(expr)) => {
-                let token = self.whole(expr, "the token of a source", 0, i64::from(i32::MAX))?;
-                Some(from.with_token(i32::try_from(token).expect("it is within these bounds")))
+                let number = self.whole(expr, "the number of a source", 0, i64::from(i32::MAX))?;
+                Some(from.with_number(i32::try_from(number).expect("it is within these bounds")))
             }
             (None, Some(expr)) => {
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about no token", source.text))
+                    Diagnostic::new("partita::input::token", format!("`{}` takes no number", source.text))
                         .label(expr.span, "not needed here")
                         .help(format!("write `: {}`", source.text)),
                 );
@@ -124,9 +131,12 @@ impl<'a> Elaborator<'a> {
             }
             (Some(_), None) => {
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about a token, which is not given", source.text))
-                        .label(source.span, "of which token?")
-                        .help(format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text)),
+                    Diagnostic::new("partita::input::token", format!("`{}` takes a number, which is not given", source.text))
+                        .label(source.span, "of which token, or from where?")
+                        .help(format!(
+                            "write `: {}(0)` with the token that separates documents or stands for hidden ones, or the position of the first",
+                            source.text
+                        )),
                 );
                 None
             }
@@ -135,7 +145,7 @@ impl<'a> Elaborator<'a> {
 
     /// Inputs have the axes of their source, the first of them as large as the batch.
     fn input_axes(&mut self, names: &[Name], dims: &[AxisId], source: Source) -> bool {
-        let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis.index()].role).collect();
+        let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis].role).collect();
         // an axis without a known role was reported
         let Some(roles) = roles else { return false };
         if !source.takes(&roles) {
@@ -145,7 +155,7 @@ impl<'a> Elaborator<'a> {
                 diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");
             }
             for axis in dims {
-                let entry = &self.axes[axis.index()];
+                let entry = &self.axes[axis];
                 if entry.role == Some(Role::None) {
                     diagnostic = diagnostic.label(entry.span, "declared without a role");
                 }
@@ -162,7 +172,7 @@ impl<'a> Elaborator<'a> {
         if let (Some(size), Some(batch)) = (size, batch)
             && size != batch as u64
         {
-            let entry = &self.axes[dims[0].index()];
+            let entry = &self.axes[&dims[0]];
             let mut diagnostic = Diagnostic::new(
                 "partita::train::batch_differs",
                 format!("axis `{}` has size {size}, and the batch of the `train` section is {batch}", entry.name),
@@ -178,11 +188,13 @@ impl<'a> Elaborator<'a> {
         true
     }
 
-    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>) {
-        if !self.may_define(name, Kind::Weight) {
+    /// A weight or state.
+    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>, kind: Kind) {
+        if !self.may_define(name, kind) {
             return;
         }
         let dims = self.axis_list(axes).filter(|dims| self.fits(dims, name.span));
+        let dims = dims.filter(|dims| kind == Kind::Weight || self.has_no_samples(name, axes, dims));
         let init = self.init(word, number);
         let exists = condition.map_or(Some(true), |condition| self.truth(condition));
         let absent = match (condition, init) {
@@ -201,12 +213,14 @@ impl<'a> Elaborator<'a> {
         let what = match (dims, init, exists) {
             (Some(dims), Some(init), Some(true)) => {
                 let leaf = self.leaf_name(&name.text);
-                What::Tensor(self.builder.param(&leaf, &dims, init))
+                let kept =
+                    if kind == Kind::Weight { self.builder.param(&leaf, &dims, init) } else { self.builder.state(&leaf, &dims, init) };
+                What::Tensor(kept)
             }
             (Some(_), Some(_), Some(false)) => absent,
             _ => What::Broken,
         };
-        self.bind(&name.text, what, Kind::Weight, name.span);
+        self.bind(&name.text, what, kind, name.span);
     }
 
     fn init(&mut self, word: &Name, value: Option<&Expr>) -> Option<Init> {
@@ -272,7 +286,8 @@ impl<'a> Elaborator<'a> {
         let taken = self.taken(body);
         let called = taken.iter().find_map(|statement| self.block_call(statement));
         // the block that names the loop shares its name only if nothing else in the body could clash with it
-        let own_weights = taken.iter().any(|statement| matches!(statement.kind, StatementKind::Weight { .. }));
+        let own = |kind: &StatementKind| matches!(kind, StatementKind::Weight { .. } | StatementKind::For { .. });
+        let own_weights = taken.iter().any(|statement| own(&statement.kind));
         let loop_name = match (name, called) {
             (Some(name), _) => name.text.clone(),
             (None, Some(called)) => called.name.text.clone(),
@@ -283,8 +298,7 @@ impl<'a> Elaborator<'a> {
 
         // what the body assigns and what existed before is carried
         let mut carried: Vec<(String, Binding)> = Vec::new();
-        for statement in taken {
-            let StatementKind::Assign { name, .. } = &statement.kind else { continue };
+        for name in taken.into_iter().flat_map(assigned) {
             let before = self.frame().names.get(&name.text).cloned().filter(|binding| binding.kind == Kind::Variable);
             if let Some(before) = before
                 && matches!(before.what, What::Tensor(_))
@@ -367,6 +381,16 @@ impl<'a> Elaborator<'a> {
             ExprKind::Binary(_, left, right) => self.block_in(left).or_else(|| self.block_in(right)),
             _ => None,
         }
+    }
+}
+
+/// The names that a statement may assign.
+fn assigned(statement: &Statement) -> Vec<&Name> {
+    match &statement.kind {
+        StatementKind::Assign { name, .. } => vec![name],
+        StatementKind::If { then, otherwise, .. } => then.iter().chain(otherwise).flat_map(assigned).collect(),
+        StatementKind::For { body, .. } => body.iter().flat_map(assigned).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -34,8 +34,9 @@ pub(super) fn check(report: &mut Report<'_>) {
         }
     }
     // the end of the step, or of the forward pass if that is all there is
+    let end = if graph.phases.iter().any(|phase| phase.kind != PhaseKind::Forward) { PhaseKind::Update } else { PhaseKind::Forward };
     for assign in &graph.assigns {
-        let reader = Reader { at: Place::Value(assign.target), phase: PhaseKind::Update, within: graph.value(assign.value).within };
+        let reader = Reader { at: Place::Value(assign.target), phase: end, within: graph.value(assign.value).within };
         read(report, &known, assign.value, reader);
     }
     let loss = graph.loss.iter().flat_map(|term| [term.sum, term.count].map(|value| (Code::Loss, term.name.as_str(), value)));

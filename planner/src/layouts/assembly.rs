@@ -290,16 +290,17 @@ impl<'a> Assembly<'a> {
     fn resting(&self, value: ValueId, leaf: &Leaf) -> BTreeSet<Layout> {
         let zero = self.task.zero;
         match leaf {
-            Leaf::Param(_) => {
+            // a state of the model's own is read as a parameter is
+            Leaf::Param(_) | Leaf::State { of: None, .. } => {
                 let layouts = self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3));
                 layouts.filter(|layout| self.keeps_experts(value, value, layout)).collect()
             }
-            Leaf::State { of, .. } => {
+            Leaf::State { of: Some(of), .. } => {
                 // moments of its rows or columns have other axes than the parameter
-                let dims = |value: ValueId| &self.graph.value(value).ty.dims;
-                let others = of.filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
+                let alike = *of != value && self.graph.value(value).ty.dims == self.graph.value(*of).ty.dims;
+                let others = alike.then_some(*of).into_iter().flat_map(|of| self.needed(of));
                 let layouts = self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1));
-                layouts.filter(|layout| of.is_none_or(|of| dims(value) != dims(of) || self.keeps_experts(of, value, layout))).collect()
+                layouts.filter(|layout| !alike || self.keeps_experts(*of, value, layout)).collect()
             }
             Leaf::Accumulated(from) => {
                 let splits = zero >= 2 && !self.graph.value(value).ty.dims.is_empty();

@@ -11,10 +11,10 @@ use super::execute::Rank;
 use crate::store::{Declared, ParameterFile, Writer};
 
 /// What a file of parameters, or a checkpoint, holds for a program.
-pub fn declared(program: &Program, states: bool) -> Vec<Declared> {
+pub fn declared(program: &Program, moments: bool) -> Vec<Declared> {
     let leaves = program.roles.iter().flat_map(|role| role.leaves.iter().map(move |leaf| (role, leaf)));
     leaves
-        .filter(|(_, leaf)| leaf.owner && kept(leaf, states))
+        .filter(|(_, leaf)| leaf.owner && kept(leaf, moments))
         .map(|(role, leaf)| {
             let buffer = &role.buffers[leaf.buffer];
             Declared { name: leaf.name.clone(), dtype: buffer.dtype, shape: buffer.shape.clone() }
@@ -22,8 +22,8 @@ pub fn declared(program: &Program, states: bool) -> Vec<Declared> {
         .collect()
 }
 
-fn kept(leaf: &LeafSpec, states: bool) -> bool {
-    matches!(leaf.kind, LeafKind::Param(_)) || (states && matches!(leaf.kind, LeafKind::State(_)))
+fn kept(leaf: &LeafSpec, moments: bool) -> bool {
+    matches!(leaf.kind, LeafKind::Param(_) | LeafKind::State(_)) || (moments && matches!(leaf.kind, LeafKind::Moment(_)))
 }
 
 impl Rank<'_> {
@@ -31,7 +31,7 @@ impl Rank<'_> {
     /// `i` alone.
     pub fn initialise(&self) {
         for leaf in &self.view.role.leaves {
-            let (LeafKind::Param(init) | LeafKind::State(init)) = leaf.kind else { continue };
+            let (LeafKind::Param(init) | LeafKind::State(init) | LeafKind::Moment(init)) = leaf.kind else { continue };
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
             let out = self.bytes(self.view.place(leaf.buffer, 0));
@@ -51,9 +51,9 @@ impl Rank<'_> {
         }
     }
 
-    /// Reads parameters (and states) from a file; those of a mirror too.
-    pub fn load(&self, file: &ParameterFile, states: bool) -> Result<(), RunError> {
-        for leaf in self.view.role.leaves.iter().filter(|leaf| kept(leaf, states)) {
+    /// Reads parameters and states (and moments) from a file; those of a mirror too.
+    pub fn load(&self, file: &ParameterFile, moments: bool) -> Result<(), RunError> {
+        for leaf in self.view.role.leaves.iter().filter(|leaf| kept(leaf, moments)) {
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
             file.read_box(&leaf.name, &buffer.shape, &shard, buffer.dtype, self.bytes(self.view.place(leaf.buffer, 0)))?;
@@ -61,9 +61,9 @@ impl Rank<'_> {
         Ok(())
     }
 
-    /// Writes this rank's part of parameters (and states): each shard is written by the first rank that holds it.
-    pub fn save(&self, writer: &Writer, states: bool) -> Result<(), RunError> {
-        for leaf in self.view.role.leaves.iter().filter(|leaf| leaf.owner && kept(leaf, states)) {
+    /// Writes this rank's part of parameters and states (and moments): each shard is written by the first rank that holds it.
+    pub fn save(&self, writer: &Writer, moments: bool) -> Result<(), RunError> {
+        for leaf in self.view.role.leaves.iter().filter(|leaf| leaf.owner && kept(leaf, moments)) {
             if self.view.is_first_holder(leaf.buffer) {
                 let shard = self.view.shard(leaf.buffer, 0);
                 writer.write_box(&leaf.name, &shard, self.bytes(self.view.place(leaf.buffer, 0)))?;

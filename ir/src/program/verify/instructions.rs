@@ -93,13 +93,16 @@ fn one(
             let held = buffer(*id);
             let dtype = if source.is_float() { program.precision } else { DType::I32 };
             let image = program.image().unwrap_or_default();
-            let rest = match source {
-                Source::Pixels => &image[..],
-                Source::Labels => &[],
-                _ => &[program.seq][..],
+            let (rest, fits) = match (source, &held.shape[..]) {
+                (Source::Pixels, [_, rest @ ..]) => (image.clone(), *rest == image[..]),
+                (Source::Labels, rest) => (Vec::new(), rest.len() == 1),
+                // a sample has a token more than positions
+                (_, [_, positions]) => (vec![program.seq + 1], source.needs(*positions) <= program.seq + 1),
+                _ => (Vec::new(), false),
             };
-            let shape = [&[program.batch], rest].concat();
-            report.check(held.dtype == dtype && held.shape == shape, Code::Loaded, at, || mismatch(held, "the input", dtype, &shape));
+            let fits = fits && held.dtype == dtype && held.shape.first() == Some(&program.batch);
+            let shape = [&[program.batch], &rest[..]].concat();
+            report.check(fits, Code::Loaded, at, || mismatch(held, "a sample", dtype, &shape));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
