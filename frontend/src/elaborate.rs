@@ -153,6 +153,11 @@ impl<'a> Elaborator<'a> {
     }
 
     fn declare_block(&mut self, block: &'a Block) {
+        for (position, axis) in block.axes.iter().enumerate() {
+            if let Some(first) = block.axes[..position].iter().find(|known| known.text == axis.text) {
+                self.diagnostics.push(twice("axes of a block", &axis.text, axis.span, first.span));
+            }
+        }
         if self.callable_name(&block.name) {
             self.block_names.insert(&block.name.text, self.blocks.len());
             self.blocks.push(BlockEntry { block, seen: false });

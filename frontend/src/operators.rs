@@ -37,12 +37,12 @@ pub enum Axes {
     Some,
     /// Any number, the result's axes.
     Result,
+    /// One axis or more seen through windows.
+    Windows,
     /// An axis and the one that takes its place: `[axis -> wider]`.
     Arrow,
     /// The axis of the whole, perhaps behind those of the parts: `[whole]`, `[part, ... -> whole]`.
     Whole,
-    /// One axis or more seen through windows.
-    Windows,
 }
 
 /// An argument by position.
@@ -156,11 +156,6 @@ pub enum Form {
     Jitter,
 }
 
-/// `a - b floor(a / b)`
-fn modulo(a: Formula, b: Formula) -> Formula {
-    a.clone() - b.clone() * (a / b).unary(Unary::Floor)
-}
-
 /// What a pooling makes of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
@@ -168,6 +163,11 @@ pub enum Pool {
     Max,
     /// The mean.
     Mean,
+}
+
+/// `a - b floor(a / b)`
+fn modulo(a: Formula, b: Formula) -> Formula {
+    a.clone() - b.clone() * (a / b).unary(Unary::Floor)
 }
 
 /// `max(x, 0)`
@@ -473,9 +473,9 @@ impl Operator {
             Axes::Exactly(parts) => format!("[{}]", parts.join(", ")),
             Axes::Some => "[axis, ...]".to_owned(),
             Axes::Result => "[result axes ...]".to_owned(),
+            Axes::Windows => "[axis -> result axis over window axis, ...]".to_owned(),
             Axes::Arrow => "[axis -> wider]".to_owned(),
             Axes::Whole => "[whole]".to_owned(),
-            Axes::Windows => "[axis -> result axis over window axis, ...]".to_owned(),
         };
         let mut inside: Vec<String> = self
             .arguments

@@ -93,6 +93,7 @@ pub fn leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
         let tensor = Tensor::from_fn(graph.shape(id), |_| match source {
             Source::Tokens if dice.chance(0.05) => vocab as f64,
             Source::NextTokens if dice.chance(0.1) => IGNORE,
+            Source::Pixels => dice.real(0.0, 1.0),
             _ => dice.below(vocab) as f64,
         });
         leaves.insert((id, 0), tensor);

@@ -6,6 +6,7 @@ use partita_ir::graph::{Class, Leaf};
 use partita_ir::layout::Share;
 use partita_ir::signature::{Choice, SizedRule};
 
+use crate::coupling::couples_samples;
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, ExpertUse};
 use crate::pins::Pins;
@@ -33,6 +34,10 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
         broken.push(format!("zero={zero} is pinned and the plan has zero={}", plan.zero));
     }
     let graph = &plan.graph;
+    if let Some(op) = couples_samples(graph).filter(|_| plan.mesh.micro_batches > 1) {
+        let name = &graph.value(graph.op(op).result()).name;
+        broken.push(format!("`{name}` brings the samples of a micro-batch together, and there are {}", plan.mesh.micro_batches));
+    }
     let axes = |wanted: AxisUse| (0..plan.mesh.uses.len()).filter(move |axis| plan.mesh.uses[*axis] == wanted).collect::<Vec<_>>();
     let tensor = axes(AxisUse::Tensor);
     let for_experts = |axis: &usize| plan.mesh.uses[*axis] != AxisUse::Micro && plan.mesh.experts[*axis] == ExpertUse::Tensor;

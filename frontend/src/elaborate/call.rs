@@ -170,12 +170,12 @@ impl<'a> Elaborator<'a> {
             Axes::Exactly(parts) => (format!("{} in brackets", plural(parts.len(), "axis")), names.len() == parts.len()),
             Axes::Some => ("at least 1 axis in brackets".to_owned(), !names.is_empty()),
             Axes::Result => ("the result's axes in brackets".to_owned(), call.axes.is_some() && !windows),
+            Axes::Windows => ("axes seen through windows in brackets".to_owned(), windows),
             Axes::Arrow => ("`[axis -> wider]` in brackets".to_owned(), names.len() == 2 && call.arrow == Some(1)),
             Axes::Whole => {
                 let fits = if call.arrow.is_some() { call.arrow == Some(names.len().saturating_sub(1)) } else { names.len() == 1 };
                 ("`[whole]` or `[part, ... -> whole]` in brackets".to_owned(), fits)
             }
-            Axes::Windows => ("axes seen through windows in brackets".to_owned(), windows),
         };
         let arrow = matches!(row.axes, Axes::Arrow | Axes::Whole);
         if !fits || (call.arrow.is_some() && !arrow) {

@@ -188,23 +188,6 @@ impl Parser<'_> {
             && rest.next() == Some(Token::OpenParen)
     }
 
-    /// `[vocab]`, `[seq -> longer]`
-    fn call_axes(&mut self) -> Parsed<CallAxes> {
-        self.expect(Token::OpenBracket, "with the axes")?;
-        let (mut names, mut arrow) = (Vec::new(), None);
-        while self.peek() != Token::CloseBracket {
-            names.push(self.name("of an axis")?);
-            if arrow.is_none() && self.peek() == Token::Arrow {
-                self.advance();
-                arrow = Some(names.len());
-            } else if self.peek() != Token::CloseBracket && !self.eat(Token::Comma) {
-                return Err(self.unexpected("`,` or `]`"));
-            }
-        }
-        self.advance();
-        Ok(CallAxes { names, arrow })
-    }
-
     /// Whether the bracket here closes before a `(`, with an `over` inside.
     fn brackets_hold_windows(&self) -> bool {
         let rest = self.tokens[self.position + 1..].iter().filter(|(token, _)| *token != Token::Newline);
@@ -226,6 +209,23 @@ impl Parser<'_> {
             parser.advance();
             Ok(Window { axis, out, taps: parser.name("of the axis of a window's places")? })
         })
+    }
+
+    /// `[vocab]`, `[seq -> longer]`
+    fn call_axes(&mut self) -> Parsed<CallAxes> {
+        self.expect(Token::OpenBracket, "with the axes")?;
+        let (mut names, mut arrow) = (Vec::new(), None);
+        while self.peek() != Token::CloseBracket {
+            names.push(self.name("of an axis")?);
+            if arrow.is_none() && self.peek() == Token::Arrow {
+                self.advance();
+                arrow = Some(names.len());
+            } else if self.peek() != Token::CloseBracket && !self.eat(Token::Comma) {
+                return Err(self.unexpected("`,` or `]`"));
+            }
+        }
+        self.advance();
+        Ok(CallAxes { names, arrow })
     }
 
     fn call(&mut self, name: Name, brackets: Option<CallAxes>, windows: Vec<Window>) -> Parsed<Expr> {

@@ -229,9 +229,10 @@ impl Parser<'_> {
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
+                let axes = if self.peek() == Token::OpenBracket { self.axes()? } else { Vec::new() };
                 let parameters = self.parameters()?;
                 let body = self.body()?;
-                Ok(StatementKind::Block(Block { name, parameters, body }))
+                Ok(StatementKind::Block(Block { name, axes, parameters, body }))
             }
             "op" => self.headed(Self::op),
             "repeat" => {

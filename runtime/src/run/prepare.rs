@@ -78,16 +78,18 @@ pub enum Act {
         /// Whether it adds.
         accumulate: bool,
     },
-    /// Loads tokens.
+    /// Loads data.
     Load {
         /// Into.
         place: Place,
         /// Which input.
         source: Source,
+        /// Element type.
+        dtype: DType,
         /// Samples of the batch.
         samples: Intervals,
-        /// Positions.
-        positions: Intervals,
+        /// The part of each: positions, or the axes of an image.
+        part: Vec<Intervals>,
     },
     /// Sends to a rank.
     Send {
@@ -210,8 +212,8 @@ fn act(
         }
         Instruction::Load { buffer, source } => {
             let mut shard = view.shard(*buffer, moment).into_iter();
-            let (samples, positions) = (shard.next().unwrap_or_default(), shard.next().unwrap_or_default());
-            Act::Load { place: place(*buffer), source: *source, samples, positions }
+            let (samples, part) = (shard.next().unwrap_or_default(), shard.collect());
+            Act::Load { place: place(*buffer), source: *source, dtype: view.role.buffers[*buffer].dtype, samples, part }
         }
         Instruction::Send { buffer, stage, channel } => {
             Act::Send { to: (stage * view.program.mesh.ranks() + view.rank) as usize, channel: *channel, place: place(*buffer) }

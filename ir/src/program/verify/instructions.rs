@@ -7,6 +7,7 @@ use super::structure::place;
 use super::{Code, Report};
 use crate::boxing::StepKind;
 use crate::dtype::DType;
+use crate::graph::Source;
 use crate::layout::{Layout, Share, Split, count};
 use crate::program::{Buffer, Instruction, KernelSpec, LeafKind, Program, Region, Role};
 use crate::rule::Reduce;
@@ -90,12 +91,18 @@ fn one(
         }
         Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            // a sample has a token more than positions
-            let within =
-                matches!(held.shape[..], [batch, positions] if batch == program.batch && source.needs(positions) <= program.seq + 1);
-            report.check(held.dtype == DType::I32 && within, Code::Loaded, at, || {
-                mismatch(held, "a sample", DType::I32, &[program.batch, program.seq + 1])
-            });
+            let dtype = if source.is_float() { program.precision } else { DType::I32 };
+            let image = program.image().unwrap_or_default();
+            let (rest, fits) = match (source, &held.shape[..]) {
+                (Source::Pixels, [_, rest @ ..]) => (image.clone(), *rest == image[..]),
+                (Source::Labels, rest) => (Vec::new(), rest.len() == 1),
+                // a sample has a token more than positions
+                (_, [_, positions]) => (vec![program.seq + 1], source.needs(*positions) <= program.seq + 1),
+                _ => (Vec::new(), false),
+            };
+            let fits = fits && held.dtype == dtype && held.shape.first() == Some(&program.batch);
+            let shape = [&[program.batch], &rest[..]].concat();
+            report.check(fits, Code::Loaded, at, || mismatch(held, "a sample", dtype, &shape));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
