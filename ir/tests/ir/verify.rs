@@ -153,7 +153,8 @@ const BREAKS: &[Break] = &[
     (Code::NestedRepeat, |g| {
         // an empty repeat moves into the body of the first
         let id = OpId::new(g.ops.len());
-        let empty = Repeat { over: LoopId(0), reversed: false, body: Vec::new(), carried: Vec::new() };
+        let empty =
+            Repeat { over: LoopId(0), reversed: false, body: Vec::new(), carried: Vec::new(), taken: Vec::new(), collected: Vec::new() };
         let mut op = g.ops[0].clone();
         (op.kind, op.operands, op.results) = (Kind::Repeat(empty), Vec::new(), Vec::new());
         g.ops.push(op);
