@@ -4,6 +4,7 @@
 //! loss that everything else flows into. Values stay of moderate size, so that comparisons and finite differences work.
 
 mod dice;
+mod order;
 mod steps;
 
 use std::collections::BTreeMap;

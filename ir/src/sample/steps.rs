@@ -1,6 +1,6 @@
 //! The kinds of steps. Each picks what it reads from the pool, and gives nothing if the pool has nothing that fits.
 
-use super::Sampler;
+use super::{Sampler, order};
 use crate::axis::Role;
 use crate::formula::{Formula, index, lit, random, x};
 use crate::graph::Init;
@@ -36,6 +36,8 @@ pub(super) const STEPS: &[fn(&mut Sampler) -> Option<ValueId>] = &[
     window,
     argmax,
     softmax_fold,
+    order::ordered,
+    order::experts,
     state,
 ];
 
