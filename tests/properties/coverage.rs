@@ -324,6 +324,8 @@ const SETTINGS: &[&str] = &[
     "stages=2",
     "stages=3",
     "repeat",
+    "scan",
+    "state",
     "Data",
     "Micro",
     "Context",

@@ -140,7 +140,9 @@ fn repeat(report: &mut Report<'_>, id: OpId, repeat: &Repeat) {
     }
     for slice in repeat.taken.iter().chain(&repeat.collected) {
         let (whole, each) = (&graph.value(slice.whole).ty, &graph.value(slice.each).ty);
-        let along = whole.dims.first().is_some_and(|axis| graph.size(*axis) == graph.iterations(Some(repeat.over)));
+        // a loop without iterations is reported as such
+        let count = graph.iterations(Some(repeat.over));
+        let along = whole.dims.first().is_some_and(|axis| count == 0 || graph.size(*axis) == count);
         let holds = along && whole.dims[1..] == each.dims && whole.dtype == each.dtype;
         report.check(holds, Code::Slice, at, || {
             format!(
