@@ -10,7 +10,7 @@ use partita_ir::verify::verify;
 /// The graph of a model over 1 × 4 positions, which are `x`, with this body before its loss of `y`.
 fn graph(body: &str) -> Graph {
     let text = format!(
-        "model scan
+        "model along
 set seq = 4
 axis batch : batch
 axis seq : seq
