@@ -143,6 +143,10 @@ impl DataSource {
         match source {
             Source::Tokens => self.fill(sample, positions, out),
             Source::NextTokens => self.fill(sample, positions.start + 1..positions.end + 1, out),
+            Source::TokensFrom(first) => {
+                let first = u64::from(first.unsigned_abs());
+                self.fill(sample, positions.start + first..positions.end + first, out)
+            }
             Source::Documents(separator) => {
                 let mut before = vec![0; positions.end as usize];
                 self.fill(sample, 0..positions.end, &mut before)?;

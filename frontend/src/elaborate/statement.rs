@@ -107,7 +107,7 @@ impl<'a> Elaborator<'a> {
         self.bind(&name.text, what, Kind::Input, name.span);
     }
 
-    /// The source of a word, and of a token where it is about one.
+    /// The source of a word, and of the number that it is given.
     fn source(&mut self, source: &Name, token: Option<&Expr>) -> Option<Source> {
         let words = || Source::ALL.iter().map(|row| row.1);
         let Some(from) = Source::from_word(&source.text) else {
@@ -118,15 +118,15 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         };
-        match (from.token(), token) {
+        match (from.number(), token) {
             (None, None) => Some(from),
             (Some(_), Some(expr)) => {
-                let token = self.whole(expr, "the token of a source", 0, i64::from(i32::MAX))?;
-                Some(from.with_token(i32::try_from(token).expect("it is within these bounds")))
+                let number = self.whole(expr, "the number of a source", 0, i64::from(i32::MAX))?;
+                Some(from.with_number(i32::try_from(number).expect("it is within these bounds")))
             }
             (None, Some(expr)) => {
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about no token", source.text))
+                    Diagnostic::new("partita::input::token", format!("`{}` takes no number", source.text))
                         .label(expr.span, "not needed here")
                         .help(format!("write `: {}`", source.text)),
                 );
@@ -134,9 +134,12 @@ impl<'a> Elaborator<'a> {
             }
             (Some(_), None) => {
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about a token, which is not given", source.text))
-                        .label(source.span, "of which token?")
-                        .help(format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text)),
+                    Diagnostic::new("partita::input::token", format!("`{}` takes a number, which is not given", source.text))
+                        .label(source.span, "of which token, or from where?")
+                        .help(format!(
+                            "write `: {}(0)` with the token that separates documents or stands for hidden ones, or the position of the first",
+                            source.text
+                        )),
                 );
                 None
             }

@@ -161,8 +161,8 @@ fn leaf(leaf: &Leaf) -> String {
     };
     match leaf {
         Leaf::Input(source) => {
-            let token = source.token().map_or(String::new(), |token| format!(" {token}"));
-            format!("input {}{token}", source.word())
+            let number = source.number().map_or(String::new(), |number| format!(" {number}"));
+            format!("input {}{number}", source.word())
         }
         Leaf::Param(begin) => format!("param {}", init(begin)),
         Leaf::State { init: begin, of, slot } => {

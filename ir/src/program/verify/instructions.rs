@@ -100,10 +100,14 @@ fn one(
                 .is_some_and(|layout| layout == entry.layout || shards.of(&layout, &entry.shape) == shards.of_buffer(entry));
             report.check(held, Code::Copied, at, || format!("`{}` is no entry {index} of `{}`", entry.name, whole.name));
         }
-        Instruction::Load { buffer: id, .. } => {
+        Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            let fits = held.dtype == DType::I32 && held.shape == [program.batch, program.seq];
-            report.check(fits, Code::Loaded, at, || mismatch(held, "the input", DType::I32, &[program.batch, program.seq]));
+            // a sample has a token more than positions
+            let within =
+                matches!(held.shape[..], [batch, positions] if batch == program.batch && source.needs(positions) <= program.seq + 1);
+            report.check(held.dtype == DType::I32 && within, Code::Loaded, at, || {
+                mismatch(held, "a sample", DType::I32, &[program.batch, program.seq + 1])
+            });
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
