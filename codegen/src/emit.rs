@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::boxing::StepKind;
-use partita_ir::graph::{Carried, Def, Graph, Kind, Leaf, PhaseKind, Repeat};
+use partita_ir::graph::{Carried, Def, Graph, Init, Kind, Leaf, PhaseKind, Repeat};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
 use partita_ir::program::{BoxingSpec, Buffer, BufferId, Instruction, KernelSpec, LeafKind, LeafSpec, Region, Section};
@@ -145,7 +145,7 @@ impl<'a> Shared<'a> {
             order: lowered.order.clone(),
             operands: lowered.operands.iter().map(|(value, _)| graph.value(*value).ty.dtype).collect(),
             shapes: lowered.operands.iter().map(|(value, _)| graph.shape(*value)).collect(),
-            compute: graph.value(lowered.result).ty.dtype,
+            result: graph.value(lowered.result).ty.dtype,
             gemm: lowered.gemm,
         };
         self.kernels.push(spec);
@@ -560,6 +560,10 @@ impl<'s, 'a> Stage<'s, 'a> {
             }
             Leaf::Accumulated(_) => self.buffer(name, value, layout, Region::Lasting),
             Leaf::Param(init) => self.rest(instance, name, layout, LeafKind::Param(init)),
+            Leaf::State { init: Init::Copy, of: Some(of), .. } => {
+                let (init, drawn_by) = graph.begins(of).expect("a state goes with a parameter");
+                self.rest(instance, name, layout, LeafKind::Copy { init, of: graph.instance_name(drawn_by, iteration) })
+            }
             Leaf::State { init, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
             Leaf::Supplied(_) => self.rest(instance, name, layout, LeafKind::StepNumber),
         };

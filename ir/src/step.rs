@@ -2,7 +2,8 @@
 //!
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
-//! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
+//! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them. All
+//! of it is built in the type of the arithmetic; [`crate::precision`] gives values their types at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +12,16 @@ use crate::formula::{lit, x};
 use crate::grad::{GradError, Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, Loss, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::precision;
 use crate::rewrite;
 use crate::rule::Reduce;
 use crate::scalar::Expr;
 use crate::train::Train;
 
+mod scale;
 mod update;
 
+use scale::Scale;
 use update::Update;
 
 /// What can be chosen about the step's graph.
@@ -57,19 +61,27 @@ impl std::error::Error for StepError {}
 /// The training step of a model (a graph with one forward phase and a loss).
 pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<Graph, StepError> {
     let loss = model.loss.ok_or(StepError::NoLoss)?;
-    let mut b = Builder::resume(model.clone(), train.precision);
+    let mut b = Builder::resume(model.clone(), train.precision.accumulate);
     let count = count_phase(&mut b, loss)?;
-    let scale = x(0).max(lit(1.0));
     let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
-    let seed = b.classed(Class::Loss, |b| b.map("seed", &[count_total], &[], None, (lit(1.0) / scale.clone()).expr()));
+    let scale = train.loss_scale.map(|scale| Scale::new(&mut b, scale));
+    let share = lit(1.0) / x(0).max(lit(1.0));
+    let seed = b.classed(Class::Loss, |b| match &scale {
+        None => b.map("seed", &[count_total], &[], None, share.expr()),
+        Some(scale) => {
+            let (read, factor) = scale.read(1);
+            b.map("seed", &[&[count_total], &read[..]].concat(), &[], None, (share * factor).expr())
+        }
+    });
     b.end_phase(PhaseKind::Seed);
     let gradients = differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
     let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
     let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
     b.graph.reports.push(("loss".into(), mean));
-    update_phase(&mut b, train, &gradients);
+    update_phase(&mut b, train, &gradients, scale);
     b.graph.loss = None;
     rewrite::run(&mut b.graph);
+    precision::assign(&mut b.graph, &train.precision, &gradients.into_values().flatten().collect());
     Ok(compact(&b.graph))
 }
 
@@ -94,7 +106,7 @@ fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
     Ok(count)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, scale: Option<Scale>) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -107,11 +119,18 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     };
     // the gradients at rest between micro-batches, and the norm of all of them together
     let mut totals: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    let square = (x(0) * x(0)).expr();
+    let unscale = scale.as_ref().map(|scale| scale.inverse(b));
+    let square = |b: &mut Builder, total: ValueId| match unscale {
+        None => b.map("square", &[total], &[], Some(Reduce::Sum), (x(0) * x(0)).expr()),
+        Some(inverse) => {
+            let one = x(0) * x(1);
+            b.map("square", &[total, inverse], &[], Some(Reduce::Sum), (one.clone() * one).expr())
+        }
+    };
     let mut squares = Vec::new();
     for param in &outer {
         let total = gradient_at_rest(b, *param, &gradients[param]);
-        squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+        squares.push(square(b, total));
         totals.insert(*param, total);
     }
     let mut norm = match squares[..] {
@@ -123,7 +142,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         let mut squares = vec![so_far];
         for param in inside(b, *id) {
             let total = gradient_at_rest(b, param, &gradients[&param]);
-            squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+            squares.push(square(b, total));
             totals.insert(param, total);
         }
         let next = b.map("squares", &squares, &[], None, Expr::sum(squares.len()));
@@ -132,11 +151,16 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     let norm = b.map("grad_norm", &[norm], &[], None, x(0).sqrt().expr());
     b.graph.reports.push(("grad_norm".into(), norm));
     b.graph.reports.push(("lr".into(), lr));
-    let scale = train.clip.map(|limit| {
+    let clip = train.clip.map(|limit| {
         let ratio = lit(limit) / (x(0) + lit(1e-6));
         b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
     });
-    let update = Update::new(b, train, step, lr, scale);
+    let factor = match (clip, unscale) {
+        (Some(clip), Some(inverse)) => Some(b.map("clip", &[clip, inverse], &[], None, (x(0) * x(1)).expr())),
+        (clip, unscale) => clip.or(unscale),
+    };
+    let guard = scale.map(|scale| scale.guard(b, norm));
+    let update = Update::new(b, train, step, lr, factor, guard);
     for param in outer {
         update.of(b, param, totals[&param]);
     }

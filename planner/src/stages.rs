@@ -221,8 +221,9 @@ impl StageCut {
             }
         }
         for value in graph.leaves(|leaf| matches!(leaf, Leaf::State { .. })).collect::<Vec<_>>() {
-            if let (Some(Leaf::State { of: Some(of), .. }), None) = (graph.leaf(value), graph.value(value).within) {
-                let home = homes.leaves[&(*of, 0)];
+            if let (Some(Leaf::State { of, .. }), None) = (graph.leaf(value), graph.value(value).within) {
+                // a state of no parameter with what the loss is made of
+                let home = of.map_or(self.last(), |of| homes.leaves[&(of, 0)]);
                 homes.leaves.insert((value, 0), home);
             }
         }

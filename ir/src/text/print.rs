@@ -147,6 +147,7 @@ fn leaf(leaf: &Leaf) -> String {
         Init::Constant(value) => format!("constant {}", formula::number(*value)),
         Init::Normal(std) => format!("normal {}", formula::number(*std)),
         Init::Uniform(bound) => format!("uniform {}", formula::number(*bound)),
+        Init::Copy => "copy".to_owned(),
     };
     match leaf {
         Leaf::Input(source) => {

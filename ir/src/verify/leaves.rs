@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Place, Report};
-use crate::graph::{Def, Leaf, Value};
+use crate::graph::{Def, Init, Leaf, Value};
 use crate::id::{Id, ValueId};
 
 pub(super) fn check(report: &mut Report<'_>) {
@@ -40,6 +40,9 @@ fn leaf(report: &mut Report<'_>, at: Place, value: &Value, leaf: &Leaf) {
         Leaf::Supplied(_) => {
             let holds = value.ty.dims.is_empty() && value.within.is_none();
             report.check(holds, Code::Supplied, at, || format!("supplied `{name}` is no scalar outside loops"));
+        }
+        Leaf::Param(Init::Copy) | Leaf::State { init: Init::Copy, of: None, .. } => {
+            report.check(false, Code::StateOf, at, || format!("`{name}` begins as a copy and goes with no parameter"));
         }
         Leaf::State { of: Some(of), .. } => {
             let param = report.graph.value(*of);

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use partita_ir::boxing::StepKind;
-use partita_ir::dtype::DType;
 use partita_ir::graph::PhaseKind;
 use partita_ir::layout::count;
 use partita_ir::program::Turn;
@@ -12,6 +11,7 @@ use partita_ir::random::DrawContext;
 
 use super::RunError;
 use super::arena::Arena;
+use super::numbers;
 use super::prepare::{Act, Place, Prepared, View};
 use crate::comm::Communicator;
 use crate::data::DataSource;
@@ -144,7 +144,7 @@ pub(crate) fn perform(
         }
         Act::Copy { from, to, dtype, accumulate } => {
             let (source, target) = (bytes(*from), bytes(*to));
-            if *accumulate { add(source, target, *dtype) } else { target.copy_from_slice(source) }
+            if *accumulate { numbers::add(*dtype, source, target) } else { target.copy_from_slice(source) }
         }
         Act::Load { place, source, samples, positions } => {
             let target = bytes(*place);
@@ -169,24 +169,6 @@ pub(crate) fn perform(
         }
     }
     Ok(None)
-}
-
-fn add(source: &[u8], target: &mut [u8], dtype: DType) {
-    match dtype {
-        DType::F64 => target.chunks_exact_mut(8).zip(source.chunks_exact(8)).for_each(|(to, from)| {
-            let sum = f64::from_ne_bytes(to.try_into().expect("8 bytes")) + f64::from_ne_bytes(from.try_into().expect("8 bytes"));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-        DType::I32 => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {
-            let sum =
-                i32::from_ne_bytes(to.try_into().expect("4 bytes")).wrapping_add(i32::from_ne_bytes(from.try_into().expect("4 bytes")));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-        _ => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {
-            let sum = f32::from_ne_bytes(to.try_into().expect("4 bytes")) + f32::from_ne_bytes(from.try_into().expect("4 bytes"));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-    }
 }
 
 /// The kinds of steps that a rank may receive bytes in.
