@@ -225,8 +225,13 @@ fn beginning(program: &Program, options: &RunOptions, report: &StepReport, shown
 }
 
 fn line(report: &StepReport) -> String {
+    let skipped = match report.loss_scale {
+        Some(scale) if report.skipped => format!("  skipped: overflow at scale {scale}"),
+        None if report.skipped => "  skipped: overflow".to_owned(),
+        _ => String::new(),
+    };
     format!(
-        "  {:>6}  {:>9.4}  {:>10.4}  {:>9.4}  {:>9.4}  {:>10}\n",
+        "  {:>6}  {:>9.4}  {:>10.4}  {:>9.4}  {:>9.4}  {:>10}{skipped}\n",
         report.step,
         report.loss,
         report.grad_norm,
@@ -254,6 +259,9 @@ fn ending(finished: &Finished, arguments: &RunArguments, shown: &Shown) -> Strin
     let mut line = |name: &str, text: String| out += &format!("{name:<8}{text}\n");
     if let Some((first, last)) = finished.losses {
         line("loss", format!("{first:.4} to {last:.4} in {}", count(finished.steps, "step")));
+    }
+    if summary.skipped_steps > 0 {
+        line("skipped", format!("{}, in which a gradient overflowed", count(summary.skipped_steps, "step")));
     }
     if let Some(measured) = finished.measured_seconds {
         let predicted = finished.predicted_seconds;

@@ -74,7 +74,8 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
     for value in graph.leaves(|_| true) {
         let split = match graph.leaf(value) {
             Some(Leaf::Param(_)) => plan.zero >= 3,
-            Some(Leaf::State { .. }) => plan.zero >= 1,
+            // one number has nothing to split
+            Some(Leaf::State { of, .. }) => plan.zero >= 1 && of.is_some(),
             Some(Leaf::Accumulated(_)) => plan.zero >= 2 && !graph.value(value).ty.dims.is_empty(),
             _ => continue,
         };

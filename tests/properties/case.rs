@@ -87,7 +87,7 @@ fn train(dice: &mut Dice, seed: u64) -> Train {
     };
     let clip = *dice.pick(&[None, Some(0.01), Some(1.0), Some(100.0)]);
     let schedule = *dice.pick(&[Schedule::Constant, Schedule::Cosine { warmup: 2, steps: 5, min: 0.1 }]);
-    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::dtype::DType::F64 }
+    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::precision::Precision::F64, loss_scale: None }
 }
 
 impl Case {
@@ -134,7 +134,14 @@ impl Case {
 
     /// The search for the layouts of its training step.
     pub fn task<'a>(&'a self, graph: &'a Graph, cluster: &'a Cluster) -> Task<'a> {
-        Task { graph, mesh: &self.mesh, cluster, constraints: self.constraints.clone(), zero: self.zero }
+        Task {
+            graph,
+            mesh: &self.mesh,
+            cluster,
+            constraints: self.constraints.clone(),
+            zero: self.zero,
+            product: self.train.precision.product,
+        }
     }
 
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator

@@ -92,7 +92,7 @@ fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f6
         let env = interpret::run_rounded(&graph, leaves.clone(), case.seed, step, round);
         let mut now = Step::default();
         for (name, value) in &graph.reports {
-            let known = ["loss", "grad_norm", "lr"].into_iter().find(|known| known == name).expect("a report that is known");
+            let known = ["loss", "grad_norm", "lr", "skipped", "loss_scale"].into_iter().find(|known| known == name).expect("a report that is known");
             now.reports.insert(known, env.get(*value, 0).unwrap().data[0]);
         }
         let gradients: Vec<ValueId> = graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(_))).collect();
@@ -165,7 +165,7 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
         for leaf in &rank.view.role.leaves {
             match leaf.kind {
                 LeafKind::Param(_) => found.push((What::Param, held(rank, &leaf.name, leaf.buffer))),
-                LeafKind::State(_) => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
+                LeafKind::State(_) | LeafKind::Copy { .. } => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
                 LeafKind::StepNumber => {}
             }
         }
@@ -176,7 +176,12 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
     let options = RunOptions { steps: STEPS, seed: case.seed, threads: Some(1), ..RunOptions::default() };
     let mut reports = Vec::new();
     let done = run_watched(program, &options, &DataSource::Given(samples), &watch, &mut |report| {
-        reports.push(BTreeMap::from([("loss", report.loss), ("grad_norm", report.grad_norm), ("lr", report.lr)]));
+        let mut told = BTreeMap::from([("loss", report.loss), ("grad_norm", report.grad_norm), ("lr", report.lr)]);
+        if case.train.loss_scale.is_some() {
+            told.insert("skipped", f64::from(u8::from(report.skipped)));
+        }
+        told.extend(report.loss_scale.map(|scale| ("loss_scale", scale)));
+        reports.push(told);
     });
     done.map_err(|error: RunError| error.to_string())?;
     let seen = seen.into_inner().unwrap();
