@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use partita_frontend::{Diagnostic, Model, Setting, Source, load};
-use partita_ir::graph::{Class, Kind};
+use partita_ir::graph::{Class, Kind, Leaf};
 use serde::Serialize;
 
 use crate::arguments::{CheckArguments, Format, ModelArguments, Shown};
@@ -25,6 +25,8 @@ struct Checked {
     model: String,
     /// Numbers in all parameters, those of every instance.
     parameters: u64,
+    /// The same of the states that the model declares.
+    states: u64,
     repeats: Vec<Repeat>,
     /// Primitive operators, those of a repeat once.
     operators: usize,
@@ -92,10 +94,18 @@ pub fn check(arguments: &CheckArguments, shown: &Shown) -> Result<(), Failure> {
     }
 }
 
-/// The parameters of a model, all instances counted.
-fn parameters(model: &Model) -> u64 {
+/// The numbers in the leaves that `wanted` accepts, those of every instance.
+fn numbers(model: &Model, wanted: impl Fn(&Leaf) -> bool) -> u64 {
     let graph = &model.graph;
-    graph.params().map(|param| graph.elements(param) * graph.iterations(graph.value(param).within)).sum()
+    graph.leaves(wanted).map(|leaf| graph.elements(leaf) * graph.iterations(graph.value(leaf).within)).sum()
+}
+
+fn parameters(model: &Model) -> u64 {
+    numbers(model, |leaf| matches!(leaf, Leaf::Param(_)))
+}
+
+fn states(model: &Model) -> u64 {
+    numbers(model, |leaf| matches!(leaf, Leaf::State { .. }))
 }
 
 /// The primitive operators of a model by class, those that there are.
@@ -115,6 +125,9 @@ fn text(model: &Model, shown: &Shown) -> String {
     let classes = classes(model);
     let operators: usize = classes.iter().map(|(_, n)| n).sum();
     let classes: Vec<String> = classes.iter().map(|(word, n)| format!("{n} {word}")).collect();
+    if states(model) > 0 {
+        text += &format!("  states     {}\n", count(states(model), "number"));
+    }
     text += &format!("  operators  {operators} ({})\n", classes.join(", "));
     text += "\n";
     text += &heading("settings", color);
@@ -131,6 +144,7 @@ fn checked(model: &Model, shown: &Shown) -> Checked {
     Checked {
         model: model.name.clone(),
         parameters: parameters(model),
+        states: states(model),
         repeats: model.graph.loops.iter().map(|repeated| Repeat { name: repeated.name.clone(), count: repeated.count }).collect(),
         operators: classes.iter().map(|(_, n)| n).sum(),
         classes: classes.into_iter().collect(),

@@ -230,15 +230,15 @@ fn peak(cluster: &Cluster, plan: &Plan) -> f64 {
     (0..plan.ranks()).map(of).sum::<f64>() * cluster.cores_per_rank().min(1.0)
 }
 
-/// Bytes of the fullest rank by kind; temporaries are what is left, gaps between buffers among them.
+/// Bytes of the fullest rank by kind; a model's own states are with its parameters, and temporaries are what is left, gaps between buffers among them.
 fn memory_breakdown(program: &Program) -> BTreeMap<String, u64> {
     let Some(role) = program.roles.iter().max_by_key(|role| role.arena_bytes) else { return BTreeMap::new() };
     let of = |wanted: &dyn Fn(&LeafKind) -> bool| -> u64 {
         role.leaves.iter().filter(|leaf| wanted(&leaf.kind)).map(|leaf| role.buffers[leaf.buffer].bytes).sum()
     };
-    let parameters = of(&|kind| matches!(kind, LeafKind::Param(_)));
+    let parameters = of(&|kind| matches!(kind, LeafKind::Param(_) | LeafKind::State(_)));
     let gradients: u64 = role.gradients.iter().map(|(_, buffer)| role.buffers[*buffer].bytes).sum();
-    let optimizer = of(&|kind| matches!(kind, LeafKind::State(_) | LeafKind::Copy { .. }));
+    let optimizer = of(&|kind| matches!(kind, LeafKind::Moment(_) | LeafKind::Copy { .. }));
     let activations = role.saved_stride * role.in_flight;
     let temporaries = role.arena_bytes.saturating_sub(parameters + gradients + optimizer + activations);
     let parts = [

@@ -18,6 +18,8 @@ use crate::text::short;
 
 /// A terminal shows every step of a run of at most this many.
 const ALL_SHOWN: u64 = 40;
+/// Least width of the column of a term of the loss.
+const TERM: usize = 9;
 
 /// The programs in a directory of `partita compile`.
 pub fn program(folder: &Path) -> Result<Program, Failure> {
@@ -220,25 +222,31 @@ fn beginning(program: &Program, options: &RunOptions, report: &StepReport, shown
     if report.step > 1 {
         out += &format!("  resumed after step {}\n", report.step - 1);
     }
-    out += &format!("  {:>6}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}\n", "step", "loss", "grad norm", "seconds", "predicted", "tokens/s");
+    out += &format!("  {:>6}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}", "step", "loss", "grad norm", "seconds", "predicted", "tokens/s");
+    out.extend(report.terms.keys().map(|name| format!("  {name:>TERM$}")));
+    out.push('\n');
     if options.steps < report.step { String::new() } else { out }
 }
 
 fn line(report: &StepReport) -> String {
-    let skipped = match report.loss_scale {
-        Some(scale) if report.skipped => format!("  skipped: overflow at scale {scale}"),
-        None if report.skipped => "  skipped: overflow".to_owned(),
-        _ => String::new(),
-    };
-    format!(
-        "  {:>6}  {:>9.4}  {:>10.4}  {:>9.4}  {:>9.4}  {:>10}{skipped}\n",
+    let mut out = format!(
+        "  {:>6}  {:>9.4}  {:>10.4}  {:>9.4}  {:>9.4}  {:>10}",
         report.step,
         report.loss,
         report.grad_norm,
         report.seconds,
         report.predicted_seconds,
         grouped(report.tokens_per_second as u64)
-    )
+    );
+    for (name, value) in &report.terms {
+        let width = name.chars().count().max(TERM);
+        out += &format!("  {value:>width$.4}");
+    }
+    if report.skipped {
+        out += "  skipped: overflow";
+        out.extend(report.loss_scale.map(|scale| format!(" at scale {scale}")));
+    }
+    out + "\n"
 }
 
 /// The middle of the steps' seconds. The first step of several is left out: it meets cold memory.

@@ -362,6 +362,7 @@ impl<'s, 'a> Stage<'s, 'a> {
                             if let Def::Carried(..) | Def::Result(..) = self.graph().value(instance.0).def {
                                 self.own(instance);
                                 self.send(instance);
+                                self.accumulate(instance);
                             }
                         }
                     }
@@ -454,19 +455,19 @@ impl<'s, 'a> Stage<'s, 'a> {
             }
         }
         // mirrors on other stages follow
-        let params: Vec<ValueId> = graph.params().collect();
-        for param in params {
-            let Some(home) = self.shared.home((param, 0)) else { continue };
-            if graph.value(param).within.is_some() {
+        let kept: Vec<ValueId> = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { of: None, .. })).collect();
+        for leaf in kept {
+            let Some(home) = self.shared.home((leaf, 0)) else { continue };
+            if graph.value(leaf).within.is_some() {
                 continue;
             }
-            let mirrors = self.mirrors(param, home);
+            let mirrors = self.mirrors(leaf, home);
             for stage in mirrors {
-                let channel = self.shared.channel((param, 0), home, stage, PhaseKind::Update);
+                let channel = self.shared.channel((leaf, 0), home, stage, PhaseKind::Update);
                 let instruction = if home == self.stage {
-                    Instruction::Send { buffer: self.own((param, 0)), stage, channel }
+                    Instruction::Send { buffer: self.own((leaf, 0)), stage, channel }
                 } else if stage == self.stage {
-                    Instruction::Receive { buffer: self.own((param, 0)), stage: home, channel }
+                    Instruction::Receive { buffer: self.own((leaf, 0)), stage: home, channel }
                 } else {
                     continue;
                 };
@@ -475,7 +476,7 @@ impl<'s, 'a> Stage<'s, 'a> {
         }
     }
 
-    /// The stages other than its home that read a parameter while micro-batches run.
+    /// The stages other than its home that read a parameter or state while micro-batches run.
     fn mirrors(&self, param: ValueId, home: u64) -> BTreeSet<u64> {
         let mut stages = BTreeSet::new();
         for phase in PhaseKind::ALL.iter().map(|row| row.0).filter(|phase| phase.per_micro_batch()) {
@@ -516,7 +517,7 @@ impl<'s, 'a> Stage<'s, 'a> {
     pub fn gradients(&self) -> Vec<(String, BufferId)> {
         let graph = self.graph();
         let is_gradient =
-            |value: ValueId| matches!(graph.leaf(value), Some(Leaf::Accumulated(_))) && graph.value(value).name.contains(".grad");
+            |value: ValueId| matches!(graph.leaf(value), Some(Leaf::Accumulated(of)) if self.shared.phase_of(*of) == PhaseKind::Backward);
         self.own.iter().filter(|((value, _), _)| is_gradient(*value)).map(|(instance, buffer)| (self.name(*instance), *buffer)).collect()
     }
 
@@ -564,7 +565,9 @@ impl<'s, 'a> Stage<'s, 'a> {
                 let (init, drawn_by) = graph.begins(of).expect("a state goes with a parameter");
                 self.rest(instance, name, layout, LeafKind::Copy { init, of: graph.instance_name(drawn_by, iteration) })
             }
-            Leaf::State { init, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
+            Leaf::State { init, of: None, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
+            Leaf::State { init, of: Some(_), .. } => self.rest(instance, name, layout, LeafKind::Moment(init)),
+            Leaf::Progress(begin) => self.rest(instance, name, layout, LeafKind::Moment(Init::Constant(begin))),
             Leaf::Supplied(_) => self.rest(instance, name, layout, LeafKind::StepNumber),
         };
         self.own.insert(instance, buffer);

@@ -224,6 +224,7 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
         tp: need(row.tp, "tp")?,
         pp: need(row.pp, "pp")?,
         mbs: need(row.mbs, "mbs")?,
+        experts: None,
     };
     let vpp = if degrees.pp > 1 { row.vpp.unwrap_or(1) } else { 1 };
     let within_eight = |zero: &&str| zero.contains("8 ranks") || zero.contains("within 8");

@@ -10,16 +10,19 @@ mod call;
 mod composite;
 mod element;
 mod gather;
+mod loss;
 mod moves;
 mod op;
+mod order;
 mod scope;
+mod state;
 mod statement;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::build::Builder;
-use partita_ir::graph::{Graph, Span};
+use partita_ir::graph::{Graph, Leaf, Span};
 use partita_ir::id::{AxisId, Id, OpId};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, listed};
@@ -27,6 +30,7 @@ use crate::operators;
 use crate::settings::{Settings, twice};
 use crate::syntax::{Block, Defines, File, Name, Op, StatementKind};
 use crate::train::Section;
+use loss::Terms;
 use scope::Frame;
 
 /// Expression nodes and statements that are elaborated, calls of blocks counted each time. Models that repeat layers with
@@ -88,8 +92,7 @@ struct Elaborator<'a> {
     leaves: BTreeSet<String>,
     depth: u32,
     work: u32,
-    /// Where the loss is declared.
-    loss: Option<Span>,
+    terms: Terms,
 }
 
 /// The graph of a file. It means nothing if anything was reported.
@@ -110,7 +113,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         leaves: BTreeSet::new(),
         depth: 0,
         work: 0,
-        loss: None,
+        terms: Terms::default(),
     };
     elaborator.file(file);
     elaborator.builder.finish()
@@ -137,7 +140,8 @@ impl<'a> Elaborator<'a> {
         }
         self.check_unseen_blocks();
         self.check_total(file);
-        if self.loss.is_none() && self.diagnostics.is_empty() {
+        self.finish_terms();
+        if !self.terms.has_main() && self.diagnostics.is_empty() {
             self.diagnostics.push(
                 Diagnostic::new("partita::loss::missing", "the model has no loss")
                     .help("say what training makes small: `loss cross_entropy[vocab](logits, targets)`, or `loss mean[batch](error)`"),
@@ -211,11 +215,12 @@ impl<'a> Elaborator<'a> {
         }
     }
 
-    /// The number of parameters, all iterations together.
+    /// The number of parameters and states, all iterations together.
     fn check_total(&mut self, file: &File) {
         let graph = &self.builder.graph;
         let count = |id| u128::from(graph.iterations(graph.value(id).within)).checked_mul(u128::from(graph.elements(id)));
-        let total = graph.params().try_fold(0u128, |total, id| total.checked_add(count(id)?));
+        let mut kept = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+        let total = kept.try_fold(0u128, |total, id| total.checked_add(count(id)?));
         if total.is_none_or(|total| total >= MOST_ELEMENTS) {
             let mut diagnostic = Diagnostic::new("partita::size::too_large", "the model has 2^62 parameters or more");
             if let Some(StatementKind::Model(name)) = file.statements.first().map(|statement| &statement.kind) {

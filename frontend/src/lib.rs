@@ -45,6 +45,8 @@
 //! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
 //! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
 //! | `weight b[ffn] = zeros if bias` | a parameter where the condition holds, else the number that it would begin as |
+//! | `state mean[hidden] = zeros` | kept from step to step as a weight is, and not trained; begins as weights do |
+//! | `update mean = 0.9 * mean + 0.1 * mean[batch, seq](x)` | what a state becomes at the end of a step: the value that the whole batch gives, whatever the micro-batches. Elsewhere a state is what the step began with |
 //! | `op swiglu(a[.., i], b[.., i]) -> [.., i] = silu(a) * b` | an operator: letters stand for axes by position, `..` for any others |
 //! | `op dot(a[m, k], b[k, n]) -> [m, n], sum k = a * b` | one that folds `k`; `: norm` before the `=` gives it a class |
 //! | `block layer(x[batch, hidden], rate) { ... return x }` | a body with names of its own, written out at each call; it sees settings, axes, its arguments and blocks above it |

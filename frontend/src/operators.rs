@@ -57,7 +57,7 @@ pub enum Takes {
     Tensors,
     /// A tensor of integers.
     Integers,
-    /// A tensor of integers, or arithmetic of indices and comparisons of integers.
+    /// A tensor of whole numbers, or arithmetic of indices and comparisons of integers.
     Places,
     /// A number known when the model is compiled.
     Number,
@@ -85,6 +85,8 @@ pub enum OptionDefault {
     Axis,
     /// An expression of numbers, tensors and indices, element by element, by default this number.
     Element(f64),
+    /// A tensor, by default none.
+    Tensor,
 }
 
 /// How an operator becomes primitives.
@@ -122,6 +124,18 @@ pub enum Form {
     CrossEntropy,
     /// Index of the largest.
     ArgMax,
+    /// Places in descending order.
+    Rank,
+    /// Entries in descending order, all or the first of them.
+    Sort,
+    /// Running sum.
+    RunningSum,
+    /// Where the n-th entry is that meets a condition.
+    Nth,
+    /// Rows into a table, where several meet their sum.
+    Scatter,
+    /// Multiplicative noise.
+    Jitter,
 }
 
 /// `max(x, 0)`
@@ -140,6 +154,8 @@ const fn number(name: &'static str, default: f64, doc: &'static str) -> OptionRo
 }
 
 const X: &[Argument] = &[tensor("x")];
+const BY: &[OptionRow] =
+    &[OptionRow { name: "by", default: OptionDefault::Tensor, doc: "what the order is of, instead of the entries themselves" }];
 const ONE: &[Argument] = &[element("x")];
 const TWO: &[Argument] = &[element("a"), element("b")];
 
@@ -238,6 +254,55 @@ pub const TABLE: &[Operator] = &[
         doc: "the entries of a table along an axis that the indices name: integers, or arithmetic of positions such as `abs(index[seq] - index[past])`",
     },
     Operator {
+        name: "scatter",
+        axes: Axes::Some,
+        arguments: &[tensor("x"), Argument { name: "indices", takes: Takes::Places }],
+        options: &[],
+        form: Form::Scatter,
+        doc: "the reverse of `gather`: along the first axis, at each place the sum of what the indices put there, over the axes behind it",
+    },
+    fold("rank", Form::Rank, "how many entries along the axes are larger, or equal and before: 0 for the first of a descending order"),
+    Operator {
+        name: "sort",
+        axes: Axes::Exactly(&["axis"]),
+        arguments: X,
+        options: BY,
+        form: Form::Sort,
+        doc: "the entries along an axis in descending order; of equal ones the first stays first",
+    },
+    Operator {
+        name: "top_k",
+        axes: Axes::Exactly(&["axis", "k"]),
+        arguments: X,
+        options: BY,
+        form: Form::Sort,
+        doc: "the first entries of `sort`, as many as the axis `k` has, along that axis",
+    },
+    Operator {
+        name: "cumsum",
+        axes: Axes::Exactly(&["axis"]),
+        arguments: X,
+        options: &[],
+        form: Form::RunningSum,
+        doc: "the sum of the entries along an axis up to each one, itself included",
+    },
+    Operator {
+        name: "nth",
+        axes: Axes::Exactly(&["axis", "n"]),
+        arguments: &[tensor("condition")],
+        options: &[],
+        form: Form::Nth,
+        doc: "where along an axis the entry is that meets the condition as number `index[n]`, from 0; -1 where fewer do",
+    },
+    Operator {
+        name: "jitter",
+        axes: Axes::None,
+        arguments: &[tensor("x"), Argument { name: "width", takes: Takes::Number }],
+        options: &[],
+        form: Form::Jitter,
+        doc: "each element times a uniform draw from 1 - width to 1 + width",
+    },
+    Operator {
         name: "rotary",
         axes: Axes::Exactly(&["seq", "axis"]),
         arguments: X,
@@ -327,6 +392,7 @@ impl Operator {
             OptionDefault::Number(value) => format!("{} = {value:?}", option.name),
             OptionDefault::Axis => format!("{} = axis", option.name),
             OptionDefault::Element(value) => format!("{} = {value}", option.name),
+            OptionDefault::Tensor => format!("{} = tensor", option.name),
         }));
         format!("{}{axes}({})", self.name, inside.join(", "))
     }

@@ -35,8 +35,10 @@ pub(crate) enum StatementKind {
     Axis { name: Name, size: Option<Expr>, role: Option<Name> },
     /// `input tokens[batch, seq] : tokens`, `input documents[batch, seq] : documents(0)`
     Input { name: Name, axes: Vec<Name>, source: Name, token: Option<Expr> },
-    /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`
-    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr> },
+    /// `weight w[hidden] = normal(0.02)`, `weight b[hidden] = zeros if bias`; `state mean[hidden] = zeros`, which is not trained
+    Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr>, trained: bool },
+    /// `update mean = 0.9 * mean + 0.1 * batch_mean`
+    Update { name: Name, value: Expr },
     /// `block layer(x[batch, hidden], rate) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
@@ -49,8 +51,8 @@ pub(crate) enum StatementKind {
     If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
     Return(Expr),
-    /// `loss cross_entropy[vocab](logits, targets)`
-    Loss(Expr),
+    /// `loss cross_entropy[vocab](logits, targets)`, `loss balance = 0.01 * mean[batch](uneven)`
+    Loss { name: Option<Name>, value: Expr },
     /// `train { ... }`
     Train(Vec<Entry>),
     /// What could not be read, and the name that it was to define.
@@ -242,8 +244,9 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
         match &statement.kind {
             StatementKind::Set { value: SetValue::Expr(expr), .. }
             | StatementKind::Assign { value: expr, .. }
+            | StatementKind::Update { value: expr, .. }
             | StatementKind::Return(expr)
-            | StatementKind::Loss(expr) => visit(expr),
+            | StatementKind::Loss { value: expr, .. } => visit(expr),
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
             StatementKind::Axis { size, .. } => size.iter().for_each(&mut *visit),
             StatementKind::Weight { value, condition, .. } => value.iter().chain(condition).for_each(&mut *visit),

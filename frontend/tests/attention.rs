@@ -110,7 +110,7 @@ fn slopes(graph: &Graph, leaves: &Leaves, what: &str) {
     let same = |id: ValueId| step.leaves(|_| true).find(|known| step.value(*known).name == graph.value(id).name);
     let moved =
         interpret::run(&step, leaves.iter().filter_map(|((id, n), tensor)| Some(((same(*id)?, *n), tensor.clone()))).collect(), 3, 0);
-    let loss = graph.loss.expect("the model has a loss");
+    let loss = &graph.loss[0];
     let mean = |leaves: Leaves| {
         let env = interpret::run(graph, leaves, 3, 0);
         env.get(loss.sum, 0).expect("it was computed").data[0] / env.get(loss.count, 0).expect("it was computed").data[0]

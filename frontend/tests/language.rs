@@ -132,7 +132,7 @@ fn a_mean_is_a_loss() {
     let graph = model("loss mean[batch, seq, hidden](x * x)").graph;
     let leaves = graph.leaves(|_| true).map(|leaf| ((leaf, 0), Tensor::from_fn(graph.shape(leaf), |element| element as f64)));
     let env = interpret::run(&graph, leaves.collect(), 0, 1);
-    let loss = graph.loss.expect("the model has a loss");
+    let [loss] = &graph.loss[..] else { panic!("the model has one loss") };
     let read = |value| env.get(value, 0).expect("it was computed").data[0];
     assert_eq!((read(loss.sum), read(loss.count)), ((0..24).map(|x| f64::from(x * x)).sum(), 24.0));
 }

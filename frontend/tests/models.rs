@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use partita_frontend::{Model, Setting, Source, load, render};
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Graph, Kind, Leaf, PhaseKind};
 use partita_ir::interpret::{self, Tensor};
+use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
 const MODELS: [(&str, &str); 5] = [
@@ -39,7 +39,7 @@ fn models_load_as_they_are() {
     for (name, _) in MODELS {
         let model = model(name, &[]);
         assert_eq!(model.name, name);
-        assert!(model.graph.loss.is_some());
+        assert!(!model.graph.loss.is_empty());
         assert_eq!(model.train.batch, 8);
         assert_eq!(model.train.clip, Some(1.0));
         let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-6, decay: 0.01 };
@@ -118,7 +118,7 @@ fn settings_reach_the_graph_and_the_training() {
         model("llama", &[("kv_heads", "4"), ("batch", "3"), ("precision", "bf16"), ("lr", "1e-3"), ("beta2", "0.99"), ("clip", "none")]);
     let size = |name: &str| llama.graph.axes.iter().find(|axis| axis.name == name).map(|axis| axis.size);
     assert_eq!((size("kv_heads"), size("group"), size("batch")), (Some(4), Some(2), Some(3)));
-    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, DType::Bf16));
+    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, Recipe::Bf16.precision()));
     assert_eq!(llama.train.optimizer, Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 });
     let sgd = model("mlp", &[("optimizer", "sgd"), ("momentum", "0.5"), ("schedule", "cosine"), ("steps", "50"), ("warmup", "5")]);
     assert_eq!(sgd.train.optimizer, Optimizer::Sgd { momentum: 0.5, decay: 0.0 });
@@ -161,7 +161,7 @@ fn an_untrained_model_guesses_evenly() {
             let tokens = Tensor::from_fn(graph.shape(input), |element| ((element + u64::from(next)) * 7 % 32) as f64);
             leaves.insert((input, 0), tokens);
         }
-        let loss = graph.loss.expect("models have a loss");
+        let loss = &graph.loss[0];
         let env = interpret::run(&graph, leaves, 7, 1);
         let read = |value| env.get(value, 0).expect("the loss was computed").data[0];
         assert_eq!(read(loss.count), 12.0);

@@ -2,8 +2,10 @@
 
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
+use crate::formula::{index, lit};
 use crate::graph::{
-    Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, Loss, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
+    Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
@@ -88,6 +90,11 @@ impl Builder {
     /// A parameter; inside a repeat, one instance per iteration.
     pub fn param(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
         self.leaf(name, dims, Leaf::Param(init))
+    }
+
+    /// A value kept from step to step that belongs to no parameter; inside a repeat, one instance per iteration.
+    pub fn state(&mut self, name: &str, dims: &[AxisId], init: Init) -> ValueId {
+        self.leaf(name, dims, Leaf::State { init, of: None, slot: String::new() })
     }
 
     /// Integer data of the batch.
@@ -329,8 +336,21 @@ impl Builder {
         out
     }
 
-    /// Declares the loss.
+    /// Says what a state becomes at the end of a step: what this value is for the whole batch.
+    pub fn update(&mut self, state: ValueId, value: ValueId) {
+        self.graph.assigns.push(Assign { target: state, value });
+    }
+
+    /// Declares the main term of the loss.
     pub fn loss(&mut self, sum: ValueId, count: ValueId) {
-        self.graph.loss = Some(Loss { sum, count });
+        self.graph.loss.insert(0, LossTerm { name: LossTerm::MAIN.to_owned(), weight: 1.0, sum, count });
+    }
+
+    /// The number of points of these axes: a fold, since whoever deals out an axis counts its part only.
+    pub fn points(&mut self, name: &str, axes: &[AxisId]) -> ValueId {
+        let one = (0..axes.len()).fold(lit(1.0), |one, factor| lit(0.0).at_most(index(factor)).select(one, lit(0.0)));
+        let reduce = (!axes.is_empty()).then_some(Reduce::Sum);
+        let rule = Rule { factors: axes.to_vec(), operands: Vec::new(), result: Vec::new(), reduce, expr: one.expr() };
+        self.rule(name, rule, &[], &[])
     }
 }

@@ -128,6 +128,8 @@ pub enum Leaf {
         /// Its name among the states of that parameter, such as `m`.
         slot: String,
     },
+    /// A scalar that training keeps for itself from step to step and that begins so: how far it is. Only checkpoints have it.
+    Progress(f64),
     /// A scalar that the run supplies.
     Supplied(Supplied),
     /// The sum of this value over micro-batches: at rest between them, whole when the last is done.
@@ -362,13 +364,22 @@ pub struct Assign {
     pub value: ValueId,
 }
 
-/// The loss as (sum, count): the mean is over all micro-batches and ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
+/// A term of the loss: `weight · sum / count`, the mean being over all micro-batches and ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossTerm {
+    /// Under which name it is reported; the main term's is [`LossTerm::MAIN`].
+    pub name: String,
+    /// What the mean is multiplied by in what training makes small. It is reported without.
+    pub weight: f64,
     /// Sum over valid targets.
     pub sum: ValueId,
     /// Number of valid targets.
     pub count: ValueId,
+}
+
+impl LossTerm {
+    /// The name of the main term.
+    pub const MAIN: &str = "loss";
 }
 
 /// A model as a graph; see the crate's text for what is legal.
@@ -390,8 +401,8 @@ pub struct Graph {
     pub phases: Vec<Phase>,
     /// What the step assigns.
     pub assigns: Vec<Assign>,
-    /// The loss, if the model has one.
-    pub loss: Option<Loss>,
+    /// The terms of the loss, the main one first; none if the model has no loss.
+    pub loss: Vec<LossTerm>,
     /// Values that the run reports each step (scalars), by name.
     pub reports: Vec<(String, ValueId)>,
 }
@@ -451,11 +462,12 @@ impl Graph {
             _ => None,
         }
     }
-    /// How a parameter or state begins, and whose name its numbers are drawn by: for a copy of a parameter that parameter's.
+    /// How what is kept from step to step begins, and whose name its numbers are drawn by: for a copy of a parameter that parameter's.
     pub fn begins(&self, id: ValueId) -> Option<(Init, ValueId)> {
         match *self.leaf(id)? {
             Leaf::State { init: Init::Copy, of: Some(of), .. } => self.begins(of),
             Leaf::Param(init) | Leaf::State { init, .. } => Some((init, id)),
+            Leaf::Progress(begin) => Some((Init::Constant(begin), id)),
             _ => None,
         }
     }

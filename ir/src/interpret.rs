@@ -235,7 +235,7 @@ pub fn init_stream(graph: &Graph, value: ValueId, iteration: u64, seed: u64) -> 
 
 /// The first values of all parameters and states at all iterations.
 pub fn initial_leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
-    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_)));
     begins
         .flat_map(|value| (0..graph.iterations(graph.value(value).within)).map(move |iteration| (value, iteration)))
         .map(|(value, iteration)| ((value, iteration), initial_leaf(graph, value, iteration, seed)))

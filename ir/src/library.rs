@@ -2,6 +2,8 @@
 //!
 //! None of them has a sharding rule of its own: whatever their bodies admit is legal.
 
+mod order;
+
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, random, x};
@@ -129,11 +131,22 @@ impl Builder {
         })
     }
 
+    /// Each element times a uniform draw from `1 - width` to `1 + width`. `salt` names the draw.
+    pub fn jitter(&mut self, value: ValueId, width: f64, salt: u64) -> ValueId {
+        if width == 0.0 {
+            return value;
+        }
+        let rank = self.dims(value).len();
+        let factor = lit(1.0 - width) + lit(2.0 * width) * random(salt, (0..rank).collect());
+        self.composite("jitter", Class::Dropout, false, |b| b.elementwise("jitter", &[value], (x(0) * factor).expr()))
+    }
+
     /// The rows of `table` along `axis` that `indices` name: a one-hot contraction. Axes: the indices', then the
-    /// table's others. An index outside gives zeros.
+    /// table's others; those that both have are matched. An index outside gives zeros.
     pub fn gather(&mut self, name: &str, table: ValueId, indices: ValueId, axis: AxisId) -> ValueId {
         let mut dims = self.dims(indices);
-        dims.extend(self.dims(table).into_iter().filter(|dim| *dim != axis));
+        let others: Vec<AxisId> = self.dims(table).into_iter().filter(|dim| *dim != axis && !dims.contains(dim)).collect();
+        dims.extend(others);
         let (factors, _) = self.matched(&[table, indices], &dims);
         let row = factors.iter().position(|factor| *factor == axis).expect("the table has the axis");
         let class = if self.class == Class::Other { Class::Contraction } else { self.class };
@@ -144,7 +157,8 @@ impl Builder {
     /// [`Builder::gather`] by indices that are computed where the table is read: an expression that varies over `dims`.
     pub fn gather_at(&mut self, name: &str, table: ValueId, place: &Pointwise, dims: &[AxisId], axis: AxisId) -> ValueId {
         let table_dims = self.dims(table);
-        let dims: Vec<AxisId> = dims.iter().chain(table_dims.iter().filter(|dim| **dim != axis)).copied().collect();
+        let others = table_dims.iter().filter(|dim| **dim != axis && !dims.contains(dim));
+        let dims: Vec<AxisId> = dims.iter().chain(others).copied().collect();
         let factors = [&dims[..], &[axis]].concat();
         let mut reads = Reads { factors: factors.clone(), operands: vec![(table, table_dims)] };
         let expr = reads.formula(place).equal(index(dims.len())).select(x(0), lit(0.0)).expr();

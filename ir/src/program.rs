@@ -230,7 +230,7 @@ impl Instruction {
 pub enum LeafKind {
     /// A parameter.
     Param(Init),
-    /// A value kept from step to step.
+    /// A value of the model's own that is kept from step to step.
     State(Init),
     /// A state that begins as the parameter of this name, before that is rounded: drawn as it is, or read with it.
     Copy {
@@ -239,6 +239,8 @@ pub enum LeafKind {
         /// Its name.
         of: String,
     },
+    /// A value that training keeps for itself, as the optimizer does for a parameter.
+    Moment(Init),
     /// The number of the step, from 1.
     StepNumber,
 }

@@ -4,6 +4,7 @@
 //! loss that everything else flows into. Values stay of moderate size, so that comparisons and finite differences work.
 
 mod dice;
+mod order;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -63,7 +64,7 @@ impl Options {
 /// ```
 /// use partita_ir::{sample, verify::verify};
 /// let graph = sample::graph(7, sample::Options::default());
-/// assert!(verify(&graph).is_empty() && graph.loss.is_some());
+/// assert!(verify(&graph).is_empty() && !graph.loss.is_empty());
 /// ```
 pub fn graph(seed: u64, options: Options) -> Graph {
     let mut sampler = Sampler::new(seed, options);
@@ -114,6 +115,8 @@ struct Sampler {
     pool: Vec<ValueId>,
     /// Those of them that nothing reads yet.
     unread: Vec<ValueId>,
+    /// States of this scope, which nothing updates yet.
+    states: Vec<ValueId>,
     named: usize,
 }
 
@@ -126,7 +129,7 @@ impl Sampler {
         let seq = axis("seq", 1, 7, Role::Seq);
         let vocab = axis("vocab", 2, 7, Role::Vocab);
         let tokens = b.input("tokens", &[batch, seq], Source::Tokens);
-        Self { b, dice, options, batch, seq, vocab, tokens, pool: Vec::new(), unread: Vec::new(), named: 0 }
+        Self { b, dice, options, batch, seq, vocab, tokens, pool: Vec::new(), unread: Vec::new(), states: Vec::new(), named: 0 }
     }
 
     /// A name that nothing else has.
@@ -195,6 +198,8 @@ impl Sampler {
             // what it had picked is still unread, and what it had made is gone
             self.unread = unread;
             self.b.rewind(mark);
+            let values = self.b.graph.values.len();
+            self.states.retain(|state| state.index() < values);
         }
     }
 
@@ -225,7 +230,7 @@ impl Sampler {
             inits.extend(self.pick(&|_, _| true));
         }
         inits.dedup();
-        let outside = (self.pool.clone(), std::mem::take(&mut self.unread));
+        let outside = (self.pool.clone(), std::mem::take(&mut self.unread), std::mem::take(&mut self.states));
         let name = self.name("layer");
         let count = self.dice.between(1, 3);
         let args = self.b.begin_repeat(&name, count, &inits);
@@ -241,9 +246,10 @@ impl Sampler {
             let dims = self.b.dims(*arg);
             nexts.push(self.join(&parts, &dims));
         }
+        self.update_states();
         let reversed = self.dice.chance(0.2);
         let results = self.b.end_repeat(&nexts, reversed);
-        (self.pool, self.unread) = outside;
+        (self.pool, self.unread, self.states) = outside;
         results.into_iter().for_each(|result| self.made(result));
     }
 
@@ -268,8 +274,26 @@ impl Sampler {
         self.b.map("join", &terms, dims, None, expr)
     }
 
+    /// What the states of this scope become: a function of a mean of some value of the scope, over the whole batch.
+    fn update_states(&mut self) {
+        for state in std::mem::take(&mut self.states) {
+            let value = *self.dice.choose(&self.pool).expect("something was made before a state");
+            let dims = self.b.dims(state);
+            let folded: Vec<AxisId> = self.b.dims(value).into_iter().filter(|axis| !dims.contains(axis)).collect();
+            let kept: Vec<AxisId> = self.b.dims(value).into_iter().filter(|axis| dims.contains(axis)).collect();
+            let term = if self.dice.chance(0.5) { x(0) } else { x(0) * x(0) };
+            let reduce = if self.options.kinks && !self.options.apart && self.dice.chance(0.2) { Reduce::Max } else { Reduce::Sum };
+            let scale = if reduce == Reduce::Sum { 1.0 / self.count(&folded) as f64 } else { 1.0 };
+            let seen = self.b.map("seen", &[value], &kept, Some(reduce), (term * lit(scale)).expr());
+            let next = x(0) * lit(0.7) + if self.dice.chance(0.5) { x(1) } else { x(1).tanh() } * lit(0.3);
+            let next = self.b.map("next", &[state, seen], &dims, None, next.expr());
+            self.b.update(state, next);
+        }
+    }
+
     /// All that nothing read flows into a loss.
     fn finish(mut self, hidden: AxisId) -> Graph {
+        self.update_states();
         let dims = [self.batch, self.seq, hidden];
         let rest = std::mem::take(&mut self.unread);
         let last = self.join(&rest, &dims);

@@ -2,15 +2,17 @@
 //!
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
-//! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them. All
-//! of it is built in the type of the arithmetic; [`crate::precision`] gives values their types at the end.
+//! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
+//! What a model's own states become is worked out in the update phase too. All of it is built in the type of the
+//! arithmetic; [`crate::precision`] gives values their types at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Builder;
+use crate::experts;
 use crate::formula::{lit, x};
 use crate::grad::{GradError, Recompute, differentiate};
-use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, Loss, PhaseKind, Supplied};
+use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, LossTerm, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
 use crate::precision;
 use crate::rewrite;
@@ -19,9 +21,11 @@ use crate::scalar::Expr;
 use crate::train::Train;
 
 mod scale;
+mod states;
 mod update;
 
 use scale::Scale;
+use states::States;
 use update::Update;
 
 /// What can be chosen about the step's graph.
@@ -32,6 +36,8 @@ pub struct Options {
     /// Keep the gradients of the several uses of a parameter apart until the update, so that they meet once a step
     /// and not once a micro-batch: right where the uses live on different stages.
     pub meet_in_update: bool,
+    /// Samples are exchanged with experts on other ranks: what experts are given is kept for the backward pass.
+    pub exchange: bool,
 }
 
 /// Why a model cannot be trained.
@@ -60,33 +66,53 @@ impl std::error::Error for StepError {}
 
 /// The training step of a model (a graph with one forward phase and a loss).
 pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<Graph, StepError> {
-    let loss = model.loss.ok_or(StepError::NoLoss)?;
+    if model.loss.is_empty() {
+        return Err(StepError::NoLoss);
+    }
     let mut b = Builder::resume(model.clone(), train.precision.accumulate);
-    let count = count_phase(&mut b, loss)?;
-    let count_total = b.leaf("loss.count", &[], Leaf::Accumulated(count));
+    if options.exchange {
+        experts::keep_what_is_exchanged(&mut b.graph);
+    }
+    let states = States::taken_from(&mut b.graph);
+    let terms = std::mem::take(&mut b.graph.loss);
+    let counts = count_phase(&mut b, &terms)?;
+    let counts: Vec<ValueId> = terms.iter().zip(counts).map(|(term, count)| total(&mut b, term, "count", count)).collect();
     let scale = train.loss_scale.map(|scale| Scale::new(&mut b, scale));
-    let share = lit(1.0) / x(0).max(lit(1.0));
-    let seed = b.classed(Class::Loss, |b| match &scale {
-        None => b.map("seed", &[count_total], &[], None, share.expr()),
-        Some(scale) => {
-            let (read, factor) = scale.read(1);
-            b.map("seed", &[&[count_total], &read[..]].concat(), &[], None, (share * factor).expr())
-        }
+    let seeds: Vec<(ValueId, ValueId)> = b.classed(Class::Loss, |b| {
+        let mut seed = |weight: f64, count: ValueId| {
+            let share = lit(weight) / x(0).max(lit(1.0));
+            let (read, share) = match &scale {
+                None => (Vec::new(), share),
+                Some(scale) => {
+                    let (read, factor) = scale.read(1);
+                    (read, share * factor)
+                }
+            };
+            b.map("seed", &[&[count], &read[..]].concat(), &[], None, share.expr())
+        };
+        terms.iter().zip(&counts).map(|(term, count)| (term.sum, seed(term.weight, *count))).collect()
     });
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &[(loss.sum, seed)], options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
-    let sum_total = b.leaf("loss.sum", &[], Leaf::Accumulated(loss.sum));
-    let mean = b.classed(Class::Loss, |b| b.map("loss", &[sum_total, count_total], &[], None, (x(0) / x(1).max(lit(1.0))).expr()));
-    b.graph.reports.push(("loss".into(), mean));
-    update_phase(&mut b, train, &gradients, scale);
-    b.graph.loss = None;
+    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    for (term, count) in terms.iter().zip(&counts) {
+        let sum = total(&mut b, term, "sum", term.sum);
+        let mean = (x(0) / x(1).max(lit(1.0))).expr();
+        let mean = b.classed(Class::Loss, |b| b.map(&term.name, &[sum, *count], &[], None, mean));
+        b.graph.reports.push((term.name.clone(), mean));
+    }
+    update_phase(&mut b, train, &gradients, states, scale);
     rewrite::run(&mut b.graph);
     precision::assign(&mut b.graph, &train.precision, &gradients.into_values().flatten().collect());
     Ok(compact(&b.graph))
 }
 
-/// Copies what the count needs into a phase of its own.
-fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
+/// The sum over all micro-batches of a part of a term of the loss.
+fn total(b: &mut Builder, term: &LossTerm, part: &str, value: ValueId) -> ValueId {
+    b.leaf(&format!("{}.{part}", term.name), &[], Leaf::Accumulated(value))
+}
+
+/// Copies what the counts need into a phase of its own.
+fn count_phase(b: &mut Builder, terms: &[LossTerm]) -> Result<Vec<ValueId>, StepError> {
     fn copy(b: &mut Builder, value: ValueId) -> Result<ValueId, StepError> {
         match b.graph.value(value).def.clone() {
             Def::Leaf(Leaf::Input(_)) => Ok(value),
@@ -101,12 +127,12 @@ fn count_phase(b: &mut Builder, loss: Loss) -> Result<ValueId, StepError> {
             _ => Err(StepError::CountDepends(value)),
         }
     }
-    let count = copy(b, loss.count)?;
+    let counts = terms.iter().map(|term| copy(b, term.count)).collect::<Result<_, _>>()?;
     b.end_phase(PhaseKind::Count);
-    Ok(count)
+    Ok(counts)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, scale: Option<Scale>) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States, scale: Option<Scale>) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -171,6 +197,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         }
         b.end_repeat(&[], false);
     }
+    states.update(b, update.guard.as_ref());
     b.end_phase(PhaseKind::Update);
 }
 
@@ -246,7 +273,8 @@ pub fn compact(graph: &Graph) -> Graph {
     out.phases.iter_mut().for_each(|phase| phase.ops = keep_ops(&phase.ops));
     out.assigns = graph.assigns.iter().map(|assign| Assign { target: values[&assign.target], value: values[&assign.value] }).collect();
     out.reports = graph.reports.iter().map(|(name, value)| (name.clone(), values[value])).collect();
-    out.loss = graph.loss.map(|loss| Loss { sum: values[&loss.sum], count: values[&loss.count] });
+    let term = |term: &LossTerm| LossTerm { sum: values[&term.sum], count: values[&term.count], ..term.clone() };
+    out.loss = graph.loss.iter().map(term).collect();
     out
 }
 

@@ -11,6 +11,7 @@ mod ir {
     mod optimizers;
     mod sample;
     mod sharded;
+    mod states;
     mod support;
     mod text;
     mod training;

@@ -19,6 +19,39 @@ pub enum AxisUse {
     Tensor,
 }
 
+/// What a mesh axis is for to the operators of experts, which tile the same ranks in their own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertUse {
+    /// Expert-data parallelism: what experts are given is split, experts are replicated.
+    Data,
+    /// Expert parallelism: experts are split.
+    Expert,
+    /// Tensor parallelism of each expert: its weights are split.
+    Tensor,
+}
+
+/// How experts tile the ranks of a stage: `etp · ep` divides dp · cp · tp, and the rest is expert-data parallel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExpertDegrees {
+    /// Expert-parallel ranks.
+    pub ep: u64,
+    /// Tensor-parallel ranks of each expert.
+    pub etp: u64,
+}
+
+impl AxisUse {
+    /// The name of axes of this use.
+    pub fn word(self) -> &'static str {
+        match self {
+            AxisUse::Data => "data",
+            AxisUse::Micro => "micro",
+            AxisUse::Context => "context",
+            AxisUse::Tensor => "tensor",
+        }
+    }
+}
+
 /// Degrees of parallelism of a candidate plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Degrees {
@@ -32,6 +65,22 @@ pub struct Degrees {
     pub pp: u64,
     /// Sequences per data-parallel rank and micro-batch.
     pub mbs: u64,
+    /// How experts tile the ranks; `None` of a model without experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertDegrees>,
+}
+
+impl Degrees {
+    /// How experts tile the ranks: as everything else does, unless it is said otherwise.
+    pub fn tiling(&self) -> ExpertDegrees {
+        self.experts.unwrap_or(ExpertDegrees { ep: 1, etp: self.tp })
+    }
+
+    /// Expert-data-parallel ranks.
+    pub fn edp(&self) -> u64 {
+        let ExpertDegrees { ep, etp } = self.tiling();
+        self.dp * self.cp * self.tp / (ep * etp)
+    }
 }
 
 /// The mesh of a stage with the use of each axis.
@@ -41,6 +90,8 @@ pub struct MeshPlan {
     pub mesh: Mesh,
     /// What each axis is for.
     pub uses: Vec<AxisUse>,
+    /// What each axis is for to operators of experts. Nobody asks it of an axis of time.
+    pub experts: Vec<ExpertUse>,
     /// How positions are dealt out over context axes, and samples over micro-batches.
     pub partitions: Vec<Partition>,
     /// Micro-batches of a step.
@@ -48,35 +99,52 @@ pub struct MeshPlan {
 }
 
 impl MeshPlan {
-    /// The mesh for these degrees: data outermost, tensor innermost, so that tensor-parallel ranks are neighbours.
-    pub fn new(degrees: Degrees, batch: u64, graph: &Graph, zigzag: bool) -> Self {
+    /// The mesh for these degrees: data outermost, tensor innermost, so that tensor-parallel ranks are neighbours; of
+    /// experts in the same way, which cuts axes that both tilings cross. `None` if the tilings have no common refinement.
+    pub fn new(degrees: Degrees, batch: u64, graph: &Graph, zigzag: bool) -> Option<Self> {
         let local = batch.div_ceil(degrees.dp);
         let mbs = degrees.mbs.min(local).max(1);
         let micro_batches = local.div_ceil(mbs);
-        let mut axes: Vec<(String, u64, AxisUse, Partition)> = vec![
-            ("data".into(), degrees.dp, AxisUse::Data, Partition::Balanced),
-            ("micro".into(), micro_batches, AxisUse::Micro, Partition::Chunk(mbs)),
-            ("context".into(), degrees.cp, AxisUse::Context, if zigzag { Partition::Zigzag } else { Partition::Balanced }),
-        ];
-        let parts = refine(degrees.tp, graph);
-        for (n, part) in parts.iter().enumerate() {
-            let name = if parts.len() == 1 { "tensor".into() } else { format!("tensor{n}") };
-            axes.push((name, *part, AxisUse::Tensor, Partition::Balanced));
+        let mut dense = vec![(AxisUse::Data, degrees.dp), (AxisUse::Context, degrees.cp)];
+        dense.extend(refine(degrees.tp, graph).into_iter().map(|part| (AxisUse::Tensor, part)));
+        let ExpertDegrees { ep, etp } = degrees.tiling();
+        if !(degrees.dp * degrees.cp * degrees.tp).is_multiple_of(ep * etp) {
+            return None;
         }
-        axes.retain(|axis| axis.1 > 1);
-        Self {
-            mesh: Mesh {
-                axes: axes.iter().map(|axis| MeshAxis { name: axis.0.clone(), size: axis.1, time: axis.2 == AxisUse::Micro }).collect(),
-            },
-            uses: axes.iter().map(|axis| axis.2).collect(),
-            partitions: axes.iter().map(|axis| axis.3).collect(),
+        let mut axes = common_refinement(&dense, &[(ExpertUse::Data, degrees.edp()), (ExpertUse::Expert, ep), (ExpertUse::Tensor, etp)])?;
+        if micro_batches > 1 {
+            let behind_data = axes.iter().filter(|axis| axis.0 == AxisUse::Data).count();
+            axes.insert(behind_data, (AxisUse::Micro, ExpertUse::Data, micro_batches));
+        }
+        let partition = |used: AxisUse| match used {
+            AxisUse::Micro => Partition::Chunk(mbs),
+            AxisUse::Context if zigzag => Partition::Zigzag,
+            AxisUse::Data | AxisUse::Context | AxisUse::Tensor => Partition::Balanced,
+        };
+        let name = |n: usize| {
+            let used = axes[n].0;
+            let alike = |axis: &&(AxisUse, ExpertUse, u64)| axis.0 == used;
+            let before = axes[..n].iter().filter(alike).count();
+            if axes.iter().filter(alike).count() == 1 { used.word().to_owned() } else { format!("{}{before}", used.word()) }
+        };
+        let of = |n: usize| MeshAxis { name: name(n), size: axes[n].2, time: axes[n].0 == AxisUse::Micro };
+        Some(Self {
+            mesh: Mesh { axes: (0..axes.len()).map(of).collect() },
+            uses: axes.iter().map(|axis| axis.0).collect(),
+            experts: axes.iter().map(|axis| axis.1).collect(),
+            partitions: axes.iter().map(|axis| partition(axis.0)).collect(),
             micro_batches,
-        }
+        })
     }
 
     /// Mesh axes in the order in which splits nest while a micro-batch runs: as they stand.
     pub fn running_order(&self) -> Vec<usize> {
         (0..self.uses.len()).collect()
+    }
+
+    /// Whether what experts own is split over a mesh axis.
+    pub fn owns_experts(&self, axis: usize) -> bool {
+        self.uses[axis] != AxisUse::Micro && self.experts[axis] == ExpertUse::Expert
     }
 
     /// Mesh axes in the order in which splits of what is at rest nest: tensor outside data, so that gathering over
@@ -86,6 +154,27 @@ impl MeshPlan {
         order.sort_by_key(|axis| (self.uses[*axis] != AxisUse::Tensor, *axis));
         order
     }
+}
+
+/// Two tilings of the same ranks, each outermost axis first, as one: the axes that both are made of, without those of size
+/// 1. `None` if a block of one tiling crosses the border of the other's.
+fn common_refinement<A: Copy, B: Copy>(a: &[(A, u64)], b: &[(B, u64)]) -> Option<Vec<(A, B, u64)>> {
+    let mut axes = Vec::new();
+    let (mut a, mut b) = (a.iter().rev().copied(), b.iter().rev().copied());
+    let (mut left, mut right) = (a.next(), b.next());
+    while let (Some((of_a, size_a)), Some((of_b, size_b))) = (left, right) {
+        let size = size_a.min(size_b);
+        if !size_a.is_multiple_of(size) || !size_b.is_multiple_of(size) {
+            return None;
+        }
+        if size > 1 {
+            axes.push((of_a, of_b, size));
+        }
+        left = if size_a == size { a.next() } else { Some((of_a, size_a / size)) };
+        right = if size_b == size { b.next() } else { Some((of_b, size_b / size)) };
+    }
+    axes.reverse();
+    Some(axes)
 }
 
 /// Tensor parallelism over `tp` ranks as one axis, or as two where the model has head axes that all have a common

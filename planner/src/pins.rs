@@ -9,7 +9,7 @@
 //! | `tp` | 1 .. | ranks over which every contraction weight is split in use |
 //! | `cp` | 1 .. | ranks over which the sequence is split through attention |
 //! | `pp` | 1 .. | pipeline stages; dp · tp · cp · pp is the number of ranks |
-//! | `ep` | 1 .. | ranks over which experts are split; experts tile a stage's ranks again |
+//! | `ep` | 1 .. | ranks over which experts are split, samples exchanged with them; experts tile a stage's ranks again |
 //! | `etp` | 1 .. | ranks over which the weights of one expert are split |
 //! | `vpp` | 1 .. | pieces of the model that one stage holds |
 //! | `zero-group` | 1 .. | ranks over which ZeRO splits what is at rest, among the dp ranks |
@@ -24,6 +24,7 @@ use std::fmt;
 use partita_ir::grad::Recompute;
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::{Degrees, ExpertDegrees};
 use crate::nearest::did_you_mean;
 
 /// The order in which a pipeline runs its micro-batches.
@@ -181,6 +182,27 @@ pub enum PinError {
         /// Whether the product must be all of it.
         whole: bool,
     },
+    /// Experts that there are not.
+    #[error(
+        "pin `{name}={degree}`: the model has {}",
+        if *.experts == 0 { "no experts".to_owned() } else { format!("{experts} experts") }
+    )]
+    Experts {
+        /// The pin.
+        name: &'static str,
+        /// Its value.
+        degree: u64,
+        /// Experts of the model.
+        experts: u64,
+    },
+    /// Two tilings of the same ranks with no common refinement.
+    #[error("experts cannot tile the ranks of a stage as {experts} beside {dense}: a block of one tiling crosses a block of the other")]
+    Tiling {
+        /// `etp=1 * ep=3 * edp=2`.
+        experts: String,
+        /// `tp=2 * cp=1 * dp=3`.
+        dense: String,
+    },
     /// A pin that this version does not honour.
     #[error("pin `{name}={value}` is not supported by this version")]
     Unsupported {
@@ -194,6 +216,13 @@ pub enum PinError {
 }
 
 impl PinError {
+    /// The tilings of these degrees have no common refinement.
+    pub fn no_common_tiling(degrees: Degrees) -> PinError {
+        let ExpertDegrees { ep, etp } = degrees.tiling();
+        let experts = format!("etp={etp} * ep={ep} * edp={}", degrees.edp());
+        PinError::Tiling { experts, dense: format!("tp={} * cp={} * dp={}", degrees.tp, degrees.cp, degrees.dp) }
+    }
+
     /// Stable code such as `partita::pin::unknown`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -202,6 +231,8 @@ impl PinError {
             PinError::Value { .. } => "partita::pin::value",
             PinError::Twice { .. } => "partita::pin::twice",
             PinError::Degrees { .. } => "partita::pin::degrees",
+            PinError::Experts { .. } => "partita::pin::experts",
+            PinError::Tiling { .. } => "partita::pin::tiling",
             PinError::Unsupported { .. } => "partita::pin::unsupported",
         }
     }
@@ -217,6 +248,10 @@ impl PinError {
                 format!("leave one of them open with `*`, or take a cluster of as many ranks; {}", divisors(*ranks))
             }
             PinError::Degrees { ranks, .. } => divisors(*ranks),
+            PinError::Experts { name, .. } => format!("use `{name}=1`, or leave it open"),
+            PinError::Tiling { .. } => {
+                "counted from the innermost rank, tp, tp * cp and etp, etp * ep must divide each other: choose other degrees, or leave `ep` and `etp` open".into()
+            }
             PinError::Unsupported { instead, .. } => instead.clone(),
         }
     }
@@ -355,15 +390,21 @@ impl Pins {
         self.unsupported_in(self.pp.unwrap_or(1))
     }
 
-    /// Refuses what not even an estimate honours: experts, of models that have none, and schedules whose two pieces a rank
-    /// fold back with another number of pieces.
-    pub fn unsupported_when_estimated(&self) -> Result<(), PinError> {
+    /// Refuses pins about experts for a model that has none, and more ranks than there are experts.
+    pub fn check_experts(&self, experts: Option<u64>) -> Result<(), PinError> {
         for (name, degree) in [("ep", self.ep), ("etp", self.etp)] {
-            if let Some(degree) = degree.filter(|degree| *degree != 1) {
-                let instead = format!("the model has no experts: use `{name}=1`, or leave it open");
-                return Err(PinError::Unsupported { name, value: degree.to_string(), instead });
+            if let Some(degree) = degree.filter(|degree| *degree != 1 && experts.is_none()) {
+                return Err(PinError::Experts { name, degree, experts: 0 });
             }
         }
+        match (self.ep, experts) {
+            (Some(degree), Some(experts)) if degree > experts => Err(PinError::Experts { name: "ep", degree, experts }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what not even an estimate honours: schedules whose two pieces a rank fold back with another number of pieces.
+    pub fn unsupported_when_estimated(&self) -> Result<(), PinError> {
         let folded = matches!(self.schedule, Some(ScheduleKind::ZbV | ScheduleKind::DualPipeV));
         let plain = matches!(self.schedule, Some(ScheduleKind::OneFOneB | ScheduleKind::GPipe | ScheduleKind::ZbH1 | ScheduleKind::ZbH2));
         match self.vpp {
@@ -381,7 +422,7 @@ impl Pins {
 
     /// [`Pins::unsupported`] in a pipeline of `stages` stages.
     pub fn unsupported_in(&self, stages: u64) -> Result<(), PinError> {
-        for (name, degree) in [("ep", self.ep), ("etp", self.etp), ("vpp", self.vpp), ("zero-group", self.zero_group)] {
+        for (name, degree) in [("vpp", self.vpp), ("zero-group", self.zero_group)] {
             // a group of all data-parallel ranks is what ZeRO does by itself
             let neutral = |degree| degree == 1 || (name == "zero-group" && Some(degree) == self.dp);
             if let Some(degree) = degree.filter(|degree| !neutral(*degree)) {

@@ -6,7 +6,7 @@ use partita_ir::train::Train;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::Layouts;
-use crate::mesh::{Degrees, MeshPlan};
+use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
 use crate::pins::ScheduleKind;
 use crate::stages::StageCut;
 
@@ -69,6 +69,9 @@ impl Plan {
     pub fn strategy(&self) -> String {
         let d = self.degrees;
         let mut words = vec![format!("dp={}", d.dp), format!("tp={}", d.tp), format!("cp={}", d.cp), format!("pp={}", d.pp)];
+        if let Some(ExpertDegrees { ep, etp }) = d.experts {
+            words.extend([format!("ep={ep}"), format!("etp={etp}")]);
+        }
         words.push(format!("mbs={}", d.mbs));
         words.push(format!("zero={}", self.zero));
         words.push(format!("recompute={}", recompute_word(self.recompute)));

@@ -1,16 +1,18 @@
 //! The search over plans: degrees, micro-batches, ZeRO, recompute; inside each, the layouts of everything.
 
 use partita_ir::axis::Role;
+use partita_ir::experts::{Expertise, expertise};
 use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, PhaseKind};
 use partita_ir::id::AxisId;
+use partita_ir::signature::SizedRule;
 use partita_ir::step::{Options, StepError, training_step};
 use partita_ir::train::Train;
 
 use crate::cluster::Cluster;
 use crate::evaluate::evaluate;
-use crate::layouts::{LayoutError, Task};
-use crate::mesh::{Degrees, MeshPlan};
+use crate::layouts::{LayoutError, Task, primitives};
+use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
 use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::Plan;
 use crate::stages::CutError;
@@ -59,7 +61,7 @@ pub enum SearchError {
         memory: u64,
     },
     /// Nothing to choose from.
-    #[error("no combination of dp, tp, cp and pp makes {ranks} ranks under these pins")]
+    #[error("no combination of dp, tp, cp and pp, and of ep and etp for experts, makes {ranks} ranks under these pins")]
     NoDegrees {
         /// Ranks of the cluster.
         ranks: u64,
@@ -88,7 +90,9 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
     pins.unsupported()?;
     let mut plans: Vec<Plan> = Vec::new();
     let mut first_error: Option<SearchError> = None;
-    let degrees = degrees(ranks, pins, model.train.batch);
+    let experts = experts(model.graph);
+    pins.check_experts(experts)?;
+    let degrees = degrees(ranks, pins, model.train.batch, experts);
     if degrees.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
@@ -161,7 +165,7 @@ fn variants(pins: &Pins, degrees: Degrees, saving: usize) -> Vec<(u8, Recompute)
 }
 
 /// Every way to make the ranks under the pins, in a fixed order.
-fn degrees(ranks: u64, pins: &Pins, batch: u64) -> Vec<Degrees> {
+fn degrees(ranks: u64, pins: &Pins, batch: u64, experts: Option<u64>) -> Vec<Degrees> {
     let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).collect();
     let allowed = |pin: Option<u64>, value: u64| pin.is_none_or(|pin| pin == value);
     let mut out = Vec::new();
@@ -179,11 +183,36 @@ fn degrees(ranks: u64, pins: &Pins, batch: u64) -> Vec<Degrees> {
                     None if pp == 1 => vec![local],
                     None => (0..).map(|bit| 1 << bit).take_while(|mbs| *mbs <= local).collect(),
                 };
-                out.extend(sizes.into_iter().map(|mbs| Degrees { dp, cp, tp, pp, mbs }));
+                let tilings = tilings(dp * cp * tp, tp, pins, experts);
+                let all = sizes.into_iter().flat_map(|mbs| tilings.iter().map(move |experts| (mbs, *experts)));
+                out.extend(all.map(|(mbs, experts)| Degrees { dp, cp, tp, pp, mbs, experts }));
             }
         }
     }
     out
+}
+
+/// The ways in which so many experts may tile the ranks of a stage.
+pub fn tilings(ranks: u64, tp: u64, pins: &Pins, experts: Option<u64>) -> Vec<Option<ExpertDegrees>> {
+    let Some(experts) = experts else { return vec![None] };
+    let etps = pins.etp.map_or_else(|| if tp == 1 { vec![1] } else { vec![tp, 1] }, |etp| vec![etp]);
+    let mut out = Vec::new();
+    for etp in etps.into_iter().filter(|etp| ranks.is_multiple_of(*etp)) {
+        let rest = ranks / etp;
+        let open = |ep: &u64| rest.is_multiple_of(*ep) && pins.ep.map_or_else(|| experts.is_multiple_of(*ep), |pin| pin == *ep);
+        out.extend((1..=rest).filter(open).map(|ep| Some(ExpertDegrees { ep, etp })));
+    }
+    out
+}
+
+/// The number of experts of a model: of those that each work with what is their own.
+pub fn experts(graph: &Graph) -> Option<u64> {
+    let works = |(op, ..): (partita_ir::id::OpId, _, _)| {
+        let rule = SizedRule::of(graph, op)?;
+        let Expertise::Works { experts, .. } = expertise(graph, &rule) else { return None };
+        Some(experts.iter().map(|factor| rule.factors[*factor]).product())
+    };
+    primitives(graph).into_iter().find_map(works)
 }
 
 /// The plan for these decisions, its layouts chosen.
@@ -203,9 +232,11 @@ fn plan_one(
 
 /// A plan without layouts and prediction: the training step, the mesh, the decisions.
 pub fn skeleton(model: &Model<'_>, pins: &Pins, degrees: Degrees, zero: u8, recompute: Recompute) -> Result<Plan, SearchError> {
-    let graph = training_step(model.graph, &model.train, Options { recompute, meet_in_update: degrees.pp > 1 })?;
+    let graph =
+        training_step(model.graph, &model.train, Options { recompute, meet_in_update: degrees.pp > 1, exchange: degrees.tiling().ep > 1 })?;
     // causal attention loads contiguous shards of positions unevenly
-    let mesh = MeshPlan::new(degrees, model.train.batch, &graph, degrees.cp > 1 && !pins.even);
+    let mesh = MeshPlan::new(degrees, model.train.batch, &graph, degrees.cp > 1 && !pins.even)
+        .ok_or_else(|| PinError::no_common_tiling(degrees))?;
     let degrees = Degrees { mbs: degrees.mbs.min(model.train.batch.div_ceil(degrees.dp)).max(1), ..degrees };
     Ok(Plan {
         model: model.name.to_owned(),
@@ -226,7 +257,13 @@ pub fn skeleton(model: &Model<'_>, pins: &Pins, degrees: Degrees, zero: u8, reco
 
 /// The search for the layouts of a plan.
 pub fn task<'a>(plan: &'a Plan, cluster: &'a Cluster, pins: &Pins) -> Task<'a> {
-    let constraints = Constraints { sp: pins.sp, split_weights: plan.degrees.tp > 1, even: pins.even, pending: pending(&plan.graph) };
+    let constraints = Constraints {
+        sp: pins.sp,
+        split_weights: plan.degrees.tp > 1 || plan.degrees.tiling().etp > 1,
+        exchange: pins.ep.is_some_and(|ep| ep > 1),
+        even: pins.even,
+        pending: pending(&plan.graph),
+    };
     Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero, product: plan.train.precision.product }
 }
 

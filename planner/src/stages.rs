@@ -207,23 +207,25 @@ impl StageCut {
         homes
     }
 
-    /// Parameters live where they are read first; what goes with a parameter lives with it.
+    /// Parameters and a model's own states live where they are read first; what goes with a parameter lives with it.
     fn leaf_homes(&self, graph: &Graph, homes: &mut Homes) {
         for (value, leaf) in graph.leaves(|_| true).filter_map(|value| graph.leaf(value).map(|leaf| (value, leaf.clone()))) {
             if let Some(within) = graph.value(value).within {
                 for iteration in 0..graph.iterations(Some(within)) {
                     homes.leaves.insert((value, iteration), self.of(within, iteration));
                 }
-            } else if matches!(leaf, Leaf::Param(_)) {
+            } else if matches!(leaf, Leaf::Progress(_)) {
+                // where the loss is
+                homes.leaves.insert((value, 0), self.last());
+            } else if matches!(leaf, Leaf::Param(_) | Leaf::State { of: None, .. }) {
                 let readers = homes.ops.iter().filter(|((op, _), _)| graph.op(*op).operands.contains(&value));
                 let first = readers.filter_map(|(_, home)| *home).min().unwrap_or(0);
                 homes.leaves.insert((value, 0), first);
             }
         }
         for value in graph.leaves(|leaf| matches!(leaf, Leaf::State { .. })).collect::<Vec<_>>() {
-            if let (Some(Leaf::State { of, .. }), None) = (graph.leaf(value), graph.value(value).within) {
-                // a state of no parameter with what the loss is made of
-                let home = of.map_or(self.last(), |of| homes.leaves[&(of, 0)]);
+            if let (Some(Leaf::State { of: Some(of), .. }), None) = (graph.leaf(value), graph.value(value).within) {
+                let home = homes.leaves[&(*of, 0)];
                 homes.leaves.insert((value, 0), home);
             }
         }
@@ -231,7 +233,8 @@ impl StageCut {
 
     fn update_home(&self, graph: &Graph, op: OpId, homes: &Homes) -> Option<u64> {
         let operands = &graph.op(op).operands;
-        let at_rest = operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. })));
+        let at_rest =
+            operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_))));
         if let Some(home) = at_rest.filter_map(|value| homes.leaves.get(&(*value, 0)).copied()).min() {
             return Some(home);
         }

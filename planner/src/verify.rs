@@ -1,12 +1,13 @@
 //! Whether a finished plan satisfies its pins: every pin is a statement about layouts, checked on the layouts.
 
 use partita_ir::axis::Role;
+use partita_ir::experts::{Expertise, expertise};
 use partita_ir::graph::{Class, Leaf};
 use partita_ir::layout::Share;
 use partita_ir::signature::{Choice, SizedRule};
 
 use crate::layouts::primitives;
-use crate::mesh::AxisUse;
+use crate::mesh::{AxisUse, ExpertUse};
 use crate::pins::Pins;
 use crate::plan::Plan;
 use crate::strategy::is_weight;
@@ -15,9 +16,15 @@ use crate::strategy::is_weight;
 pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
     let mut broken = Vec::new();
     let degrees = plan.degrees;
-    for (name, pin, value) in
-        [("dp", pins.dp, degrees.dp), ("tp", pins.tp, degrees.tp), ("cp", pins.cp, degrees.cp), ("pp", pins.pp, degrees.pp)]
-    {
+    let tiling = degrees.tiling();
+    for (name, pin, value) in [
+        ("dp", pins.dp, degrees.dp),
+        ("tp", pins.tp, degrees.tp),
+        ("cp", pins.cp, degrees.cp),
+        ("pp", pins.pp, degrees.pp),
+        ("ep", pins.ep, tiling.ep),
+        ("etp", pins.etp.filter(|_| degrees.experts.is_some()), tiling.etp),
+    ] {
         if let Some(pin) = pin.filter(|pin| *pin != value) {
             broken.push(format!("{name}={pin} is pinned and the plan has {name}={value}"));
         }
@@ -28,18 +35,36 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
     let graph = &plan.graph;
     let axes = |wanted: AxisUse| (0..plan.mesh.uses.len()).filter(move |axis| plan.mesh.uses[*axis] == wanted).collect::<Vec<_>>();
     let tensor = axes(AxisUse::Tensor);
+    let for_experts = |axis: &usize| plan.mesh.uses[*axis] != AxisUse::Micro && plan.mesh.experts[*axis] == ExpertUse::Tensor;
+    let expert_tensor: Vec<usize> = (0..plan.mesh.uses.len()).filter(for_experts).collect();
     let data: Vec<usize> = [axes(AxisUse::Data), axes(AxisUse::Context)].concat();
     for (op, phase, _) in primitives(graph).into_iter().filter(|(_, phase, _)| phase.per_micro_batch()) {
         let Some(rule) = SizedRule::of(graph, op) else { continue };
         let node = graph.op(op);
         let name = &graph.value(node.result()).name;
         let choices = &plan.layouts.signatures[&op].choices;
-        // tp: weights of contractions enter split
-        if !tensor.is_empty() && node.class == Class::Contraction {
+        // tp and etp: weights of contractions enter split
+        let expertise = expertise(graph, &rule);
+        let works = matches!(expertise, Expertise::Works { .. });
+        let (splitting, pin, degree) = if works { (&expert_tensor, "etp", tiling.etp) } else { (&tensor, "tp", degrees.tp) };
+        if !splitting.is_empty() && node.class == Class::Contraction {
             for (n, operand) in node.operands.iter().enumerate().filter(|(_, operand)| is_weight(graph, **operand)) {
                 let needed = rule.operand_layout(n, &plan.layouts.signatures[&op]);
-                if tensor.iter().all(|axis| !matches!(needed.0[*axis], Share::Split(_))) {
-                    broken.push(format!("tp={}: `{}` enters `{name}` whole", degrees.tp, graph.value(*operand).name));
+                if splitting.iter().all(|axis| !matches!(needed.0[*axis], Share::Split(_))) {
+                    broken.push(format!("{pin}={degree}: `{}` enters `{name}` whole", graph.value(*operand).name));
+                }
+            }
+        }
+        // ep: each expert works on one rank, where its weights rest
+        if let Expertise::Works { experts, .. } = &expertise {
+            for axis in (0..plan.mesh.uses.len()).filter(|axis| plan.mesh.owns_experts(*axis)) {
+                if !matches!(&choices[axis], Choice::Split { factor, .. } if experts.contains(factor)) {
+                    broken.push(format!("ep={}: `{name}` does not split its experts", tiling.ep));
+                }
+                for operand in node.operands.iter().filter(|operand| plan.layouts.rest.contains_key(operand)) {
+                    if is_weight(graph, *operand) && plan.layouts.rest[operand].split_on(axis).is_none() {
+                        broken.push(format!("ep={}: `{}` rests whole", tiling.ep, graph.value(*operand).name));
+                    }
                 }
             }
         }
@@ -48,7 +73,9 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
             let walks = (0..rule.factors.len()).any(|factor| graph.axis(rule.rule.factors[factor]).role == role && rule.can_split(factor));
             for axis in axes(wanted) {
                 let splits = matches!(&choices[axis], Choice::Split { factor, .. } if graph.axis(rule.rule.factors[*factor]).role == role);
-                if walks && !splits {
+                // what experts do lies as they tile the ranks
+                let own_tiling = expertise != Expertise::None && plan.mesh.experts[axis] != ExpertUse::Data;
+                if walks && !splits && !own_tiling {
                     broken.push(format!("{pin}: `{name}` walks {} and does not split it", role.word()));
                 }
             }
@@ -71,12 +98,11 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
         }
     }
     // zero: states, gradients, parameters rest split over data axes
-    for value in graph.leaves(|_| true) {
+    for value in graph.leaves(|_| true).filter(|value| !graph.value(*value).ty.dims.is_empty()) {
         let split = match graph.leaf(value) {
-            Some(Leaf::Param(_)) => plan.zero >= 3,
-            // one number has nothing to split
-            Some(Leaf::State { of, .. }) => plan.zero >= 1 && of.is_some(),
-            Some(Leaf::Accumulated(_)) => plan.zero >= 2 && !graph.value(value).ty.dims.is_empty(),
+            Some(Leaf::Param(_) | Leaf::State { of: None, .. }) => plan.zero >= 3,
+            Some(Leaf::State { of: Some(_), .. }) => plan.zero >= 1,
+            Some(Leaf::Accumulated(_)) => plan.zero >= 2,
             _ => continue,
         };
         let rest = &plan.layouts.rest[&value];

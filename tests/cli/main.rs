@@ -11,6 +11,7 @@
 //! - [`operators`]: an operator that only a model file knows;
 //! - [`solve`]: layout problems;
 //! - [`stacks`]: plans that are estimated;
+//! - [`states`]: what a model keeps from step to step;
 //! - [`emitted`]: the layout problems of plans;
 //! - [`formatting`]: model files formatted, and checked for other programs;
 //! - [`house`]: who may depend on whom.
@@ -31,5 +32,6 @@ mod pins;
 mod profile;
 mod solve;
 mod stacks;
+mod states;
 mod support;
 mod usage;

@@ -12,7 +12,7 @@ use partita_ir::step::{Options, training_step};
 use partita_ir::train::{Optimizer, Schedule, Train};
 use partita_planner::cluster::Cluster;
 use partita_planner::layouts::Task;
-use partita_planner::mesh::{AxisUse, Degrees, MeshPlan};
+use partita_planner::mesh::{AxisUse, Degrees, ExpertUse, MeshPlan};
 use partita_planner::pins::ScheduleKind;
 use partita_planner::plan::{Plan, Predicted};
 use partita_planner::search::finish;
@@ -109,6 +109,7 @@ impl Case {
         let constraints = Constraints {
             sp: *dice.pick(&[None, None, None, Some(true), Some(false)]),
             split_weights: false,
+            exchange: dice.below(2) == 0,
             even: false,
             pending: Reduce::ALL.iter().map(|(op, _)| *op).collect(),
         };
@@ -128,7 +129,7 @@ impl Case {
 
     /// The training step.
     pub fn step(&self) -> Graph {
-        let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1 };
+        let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1, exchange: self.constraints.exchange };
         training_step(&self.model, &self.train, options).expect("every sampled model can be trained")
     }
 
@@ -156,7 +157,7 @@ impl Case {
             settings: Vec::new(),
             cluster: String::new(),
             train: self.train,
-            degrees: Degrees { dp: 1, cp: 1, tp: 1, pp: self.stages, mbs: 1 },
+            degrees: Degrees { dp: 1, cp: 1, tp: 1, pp: self.stages, mbs: 1, experts: None },
             zero: self.zero,
             recompute: self.recompute,
             schedule: self.schedule,
@@ -207,7 +208,8 @@ fn mesh(sizes: &[u64], micro: u64, batch: u64, dice: &mut Dice) -> MeshPlan {
             .map(|(n, (size, used))| MeshAxis { name: format!("a{n}"), size: *size, time: *used == AxisUse::Micro })
             .collect(),
     };
-    MeshPlan { mesh, uses: axes.iter().map(|axis| axis.1).collect(), partitions, micro_batches: micro }
+    let experts = axes.iter().map(|_| *dice.pick(&[ExpertUse::Data, ExpertUse::Expert, ExpertUse::Tensor])).collect();
+    MeshPlan { mesh, uses: axes.iter().map(|axis| axis.1).collect(), experts, partitions, micro_batches: micro }
 }
 
 /// A cut that gives every stage some iteration.

@@ -92,7 +92,10 @@ fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f6
         let env = interpret::run_rounded(&graph, leaves.clone(), case.seed, step, round);
         let mut now = Step::default();
         for (name, value) in &graph.reports {
-            let known = ["loss", "grad_norm", "lr", "skipped", "loss_scale"].into_iter().find(|known| known == name).expect("a report that is known");
+            let known = ["loss", "grad_norm", "lr", "skipped", "loss_scale"]
+                .into_iter()
+                .find(|known| known == name)
+                .expect("a report that is known");
             now.reports.insert(known, env.get(*value, 0).unwrap().data[0]);
         }
         let gradients: Vec<ValueId> = graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(_))).collect();
@@ -165,7 +168,9 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
         for leaf in &rank.view.role.leaves {
             match leaf.kind {
                 LeafKind::Param(_) => found.push((What::Param, held(rank, &leaf.name, leaf.buffer))),
-                LeafKind::State(_) | LeafKind::Copy { .. } => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
+                LeafKind::State(_) | LeafKind::Moment(_) | LeafKind::Copy { .. } => {
+                    found.push((What::State, held(rank, &leaf.name, leaf.buffer)))
+                }
                 LeafKind::StepNumber => {}
             }
         }

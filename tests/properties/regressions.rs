@@ -12,7 +12,7 @@ use partita_ir::layout::{Mesh, Partition};
 use partita_ir::rule::Reduce;
 use partita_ir::sample::IGNORE;
 use partita_ir::scalar::Expr;
-use partita_planner::mesh::{AxisUse, MeshPlan};
+use partita_planner::mesh::{AxisUse, ExpertUse, MeshPlan};
 
 use super::case::Case;
 use super::coverage::Coverage;
@@ -106,7 +106,8 @@ fn the_gradient_of_an_extreme_goes_to_one_element() {
     // sums over several axes at once are rounded otherwise than over one after the other
     let sizes = [("a", 2), ("b", 2), ("c", 2)];
     let (uses, partitions) = (vec![AxisUse::Tensor; 3], vec![Partition::Balanced; 3]);
-    let mesh = MeshPlan { mesh: Mesh::new(&sizes), uses, partitions, micro_batches: 1 };
+    let experts = vec![ExpertUse::Tensor; 3];
+    let mesh = MeshPlan { mesh: Mesh::new(&sizes), uses, experts, partitions, micro_batches: 1 };
     for reduce in [Reduce::Max, Reduce::Min] {
         let graph = model(reduce.word(), |m, x0| {
             // what a repeat computes may be computed again

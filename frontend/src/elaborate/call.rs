@@ -32,6 +32,7 @@ pub(super) enum OptionValue<'a> {
     Number(f64, Option<Span>),
     Axis(Option<(AxisId, Span)>),
     Element(Option<&'a Expr>),
+    Tensor(Option<(ValueId, Span)>),
 }
 
 impl Checked<'_> {
@@ -132,6 +133,7 @@ impl<'a> Elaborator<'a> {
                 OptionDefault::Number(value) => OptionValue::Number(value, None),
                 OptionDefault::Axis => OptionValue::Axis(None),
                 OptionDefault::Element(_) => OptionValue::Element(None),
+                OptionDefault::Tensor => OptionValue::Tensor(None),
             })
             .collect();
         for argument in named {
@@ -145,6 +147,10 @@ impl<'a> Elaborator<'a> {
             let value = match options[position] {
                 OptionValue::Number(..) => self.number(&argument.value).map(|value| OptionValue::Number(value.to_f64(), Some(at))),
                 OptionValue::Axis(_) => self.axis_option(&argument.value).map(|axis| OptionValue::Axis(Some((axis, at)))),
+                OptionValue::Tensor(_) => self
+                    .tensor(&argument.value, &name.text)
+                    .filter(|value| self.is_float(*value, at))
+                    .map(|value| OptionValue::Tensor(Some((value, at)))),
                 // what it may be depends on the arguments
                 OptionValue::Element(_) => Some(OptionValue::Element(Some(&argument.value))),
             };

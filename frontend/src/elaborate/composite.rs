@@ -14,6 +14,19 @@ use crate::diagnostics::Diagnostic;
 use crate::operators::{self, Form, Operator};
 use crate::syntax::{Call, Expr};
 
+/// What draws random numbers, in its own words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draw {
+    name: &'static str,
+    number: &'static str,
+    is: &'static str,
+}
+
+impl Draw {
+    pub(super) const DROPOUT: Draw = Draw { name: "dropout", number: "rate of dropout", is: "the share of elements that become 0" };
+    pub(super) const JITTER: Draw = Draw { name: "jitter", number: "width of jitter", is: "how far from 1 a factor may be" };
+}
+
 /// Most operands of a contraction.
 const MOST_OPERANDS: usize = 32;
 
@@ -36,9 +49,15 @@ impl<'a> Elaborator<'a> {
             Form::Rotary => self.rotary(checked),
             Form::Dropout => {
                 let (rate, span) = checked.numbers[0];
-                let (rate, salt) = self.draw(rate.to_f64(), span)?;
+                let (rate, salt) = self.draw(Draw::DROPOUT, rate.to_f64(), span)?;
                 Some(self.builder.dropout(checked.tensors[0].0, rate, salt))
             }
+            Form::Rank => self.rank(checked, name),
+            Form::Sort => self.sort(checked, name),
+            Form::RunningSum => self.along(checked).map(|(x, axis)| self.builder.running_sum(name, x, axis)),
+            Form::Nth => self.nth(checked, name),
+            Form::Scatter => self.scatter(checked, name),
+            Form::Jitter => self.jitter(checked),
             Form::Attention => self.attention(checked),
             Form::CrossEntropy => {
                 self.diagnostics.push(
@@ -204,7 +223,7 @@ impl<'a> Elaborator<'a> {
             }
         }
         let dropout = match self.option(checked, "dropout") {
-            OptionValue::Number(rate, span) => self.draw(rate, span.unwrap_or(checked.span))?,
+            OptionValue::Number(rate, span) => self.draw(Draw::DROPOUT, rate, span.unwrap_or(checked.span))?,
             _ => return None,
         };
         let mut out: Vec<AxisId> = query_dims.iter().copied().filter(|axis| *axis != dim).collect();
@@ -284,7 +303,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// The value of an option that its row has.
-    fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue<'a> {
+    pub(super) fn option(&self, checked: &Checked<'a>, name: &str) -> OptionValue<'a> {
         let row = operators::find(&checked.call.name.text, true).expect("a checked call has a row");
         let position = row.options.iter().position(|option| option.name == name).expect("the row has the option");
         checked.options[position]
@@ -305,16 +324,16 @@ impl<'a> Elaborator<'a> {
 
     /// The rate and the salt of a new draw. The salt is that of the draw's place in the model, so that changing one line
     /// leaves other draws as they were.
-    fn draw(&mut self, rate: f64, span: Span) -> Option<(f64, u64)> {
+    pub(super) fn draw(&mut self, what: Draw, rate: f64, span: Span) -> Option<(f64, u64)> {
         let frame = self.frame_mut();
         frame.draws += 1;
-        let salt = salt_of(&under(&frame.path, &format!("dropout.{}", frame.draws)));
+        let salt = salt_of(&under(&frame.path, &format!("{}.{}", what.name, frame.draws)));
         if (0.0..1.0).contains(&rate) {
             return Some((rate, salt));
         }
         self.diagnostics.push(
-            Diagnostic::new("partita::number::out_of_range", format!("the rate of dropout is {rate}, and must be 0 or above and below 1"))
-                .label(span, "the share of elements that become 0"),
+            Diagnostic::new("partita::number::out_of_range", format!("the {} is {rate}, and must be 0 or above and below 1", what.number))
+                .label(span, what.is),
         );
         None
     }

@@ -20,12 +20,12 @@ const MOST_UNFOLDED: usize = 64;
 /// Where a table is read.
 #[derive(Debug)]
 pub(super) struct Place {
-    part: Pointwise,
+    pub part: Pointwise,
     /// The axes that it varies over.
-    dims: Vec<AxisId>,
-    /// The tensor of integers that it is, if it is nothing but one.
+    pub dims: Vec<AxisId>,
+    /// The tensor that it is, if it is nothing but one.
     integers: Option<ValueId>,
-    span: Span,
+    pub span: Span,
 }
 
 impl<'a> Elaborator<'a> {
@@ -36,19 +36,18 @@ impl<'a> Elaborator<'a> {
             return None;
         }
         let table_dims = self.builder.dims(table);
-        if let Some(shared) = table_dims.iter().find(|dim| place.dims.contains(dim)) {
+        if place.dims.contains(&axis) {
+            let name = self.builder.graph.axis(axis).name.clone();
             self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::axis::twice",
-                    format!("axis `{}` stands in the table and in the indices", self.builder.graph.axis(*shared).name),
-                )
-                .label(table_span, self.shown(&table_dims))
-                .label(place.span, self.shown(&place.dims))
-                .help("rename it in one of them: `x[seq -> past]`"),
+                Diagnostic::new("partita::axis::twice", format!("the indices have the axis `{name}` that the table is read along"))
+                    .label(table_span, self.shown(&table_dims))
+                    .label(place.span, self.shown(&place.dims))
+                    .help(format!("rename it in the table: `x[{name} -> past]`")),
             );
             return None;
         }
-        let dims: Vec<AxisId> = place.dims.iter().chain(table_dims.iter().filter(|dim| **dim != axis)).copied().collect();
+        let others = table_dims.iter().filter(|dim| **dim != axis && !place.dims.contains(dim));
+        let dims: Vec<AxisId> = place.dims.iter().chain(others).copied().collect();
         if !self.fits(&dims, checked.span) {
             return None;
         }
@@ -67,15 +66,17 @@ impl<'a> Elaborator<'a> {
             Element::Number(value) => fusion.constant(value),
             Element::Piece(piece) => piece,
         };
-        let whole = fusion.operand_of(&piece).filter(|value| self.builder.dims(*value) == piece.dims);
-        let integers = whole.filter(|value| !self.builder.graph.value(*value).ty.dtype.is_float());
         let part = self.unfolded(&fusion.finish(&piece));
         for (value, _) in &part.operands {
-            if !self.is_integer(*value, expr.span) {
+            if !self.builder.graph.is_whole(*value) && !self.is_integer(*value, expr.span) {
                 return None;
             }
         }
-        Some(Place { part, dims: piece.dims, integers, span: expr.span })
+        let only = match (&part.expr.nodes[..], &part.operands[..]) {
+            ([Node::Operand(0)], [(value, axes)]) if self.builder.dims(*value) == *axes => Some(*value),
+            _ => None,
+        };
+        Some(Place { part, dims: piece.dims, integers: only, span: expr.span })
     }
 
     /// An expression with its operands replaced by what computes them, as far as that goes.

@@ -23,6 +23,8 @@ pub(super) enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Weight,
+    /// Kept from step to step, not trained.
+    State,
     Input,
     /// An argument that is no tensor.
     Number,
@@ -34,6 +36,7 @@ impl Kind {
     pub(super) fn words(self) -> &'static str {
         match self {
             Kind::Weight => "a weight",
+            Kind::State => "a state",
             Kind::Input => "an input",
             Kind::Number => "a number",
             Kind::Variable => "a variable",
@@ -71,6 +74,8 @@ pub(super) struct Frame {
     pub loop_block: Option<String>,
     /// Random draws so far.
     pub draws: u32,
+    /// States that a statement gives their next value, and where.
+    pub updated: BTreeMap<ValueId, Span>,
     /// Axes that the letters of an operator stand for.
     pub letters: BTreeMap<String, AxisId>,
     /// The block that is called; none for the file.

@@ -1,14 +1,12 @@
-//! Statements: inputs, weights, assignments, repeats, the loss.
+//! Statements: inputs, weights, assignments, repeats.
 
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
-use partita_ir::graph::{Class, Init, Source, Span};
+use partita_ir::graph::{Init, Source, Span};
 use partita_ir::id::{AxisId, Id, ValueId};
-use partita_ir::rule::Reduce;
 
 use super::Elaborator;
-use super::element::{Element, Fusion, Piece};
 use super::scope::{Binding, Gone, Kind, What, under};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed};
 use crate::evaluate::{Known, Num};
@@ -29,13 +27,15 @@ impl<'a> Elaborator<'a> {
         self.builder.span = Some(statement.span);
         match &statement.kind {
             StatementKind::Input { name, axes, source, token } => self.input(name, axes, source, token.as_ref()),
-            StatementKind::Weight { name, axes, init, value, condition } => {
-                self.weight(name, axes, (init, value.as_ref()), condition.as_ref());
+            StatementKind::Weight { name, axes, init, value, condition, trained } => {
+                let kind = if *trained { Kind::Weight } else { Kind::State };
+                self.weight(name, axes, (init, value.as_ref()), condition.as_ref(), kind);
             }
+            StatementKind::Update { name, value } => self.update(name, value),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
-            StatementKind::Loss(value) => self.loss(value, statement.span),
+            StatementKind::Loss { name, value } => self.loss(name.as_ref(), value, statement.span),
             StatementKind::Return(_) => self.diagnostics.push(
                 Diagnostic::new("partita::block::misplaced_return", "`return` stands last in a block and nowhere else")
                     .label(statement.span, "not the last line of a block"),
@@ -174,11 +174,13 @@ impl<'a> Elaborator<'a> {
         true
     }
 
-    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>) {
-        if !self.may_define(name, Kind::Weight) {
+    /// A weight or state.
+    fn weight(&mut self, name: &Name, axes: &[Name], (word, number): (&Name, Option<&Expr>), condition: Option<&Expr>, kind: Kind) {
+        if !self.may_define(name, kind) {
             return;
         }
         let dims = self.axis_list(axes).filter(|dims| self.fits(dims, name.span));
+        let dims = dims.filter(|dims| kind == Kind::Weight || self.has_no_samples(name, axes, dims));
         let init = self.init(word, number);
         let exists = condition.map_or(Some(true), |condition| self.truth(condition));
         let absent = match (condition, init) {
@@ -197,12 +199,14 @@ impl<'a> Elaborator<'a> {
         let what = match (dims, init, exists) {
             (Some(dims), Some(init), Some(true)) => {
                 let leaf = self.leaf_name(&name.text);
-                What::Tensor(self.builder.param(&leaf, &dims, init))
+                let kept =
+                    if kind == Kind::Weight { self.builder.param(&leaf, &dims, init) } else { self.builder.state(&leaf, &dims, init) };
+                What::Tensor(kept)
             }
             (Some(_), Some(_), Some(false)) => absent,
             _ => What::Broken,
         };
-        self.bind(&name.text, what, Kind::Weight, name.span);
+        self.bind(&name.text, what, kind, name.span);
     }
 
     fn init(&mut self, word: &Name, value: Option<&Expr>) -> Option<Init> {
@@ -301,9 +305,12 @@ impl<'a> Elaborator<'a> {
         for statement in body {
             self.statement(statement);
         }
-        let nexts: Vec<ValueId> = carried.iter().zip(&arguments).map(|((name, _), argument)| self.next(name, *argument)).collect();
+        let mut nexts: Vec<ValueId> = carried.iter().zip(&arguments).map(|((name, _), argument)| self.next(name, *argument)).collect();
+        let sums = self.summed_terms();
+        nexts.extend(&sums);
         self.builder.span = Some(head);
-        let results = self.builder.end_repeat(&nexts, false);
+        let mut results = self.builder.end_repeat(&nexts, false);
+        self.repeated_terms(&results.split_off(carried.len()));
         let frame = self.frame_mut();
         (frame.path, frame.prefix, frame.loop_block) = (outer_path, outer_prefix, None);
         let inner: BTreeMap<String, Binding> = std::mem::replace(&mut frame.names, outer);
@@ -360,75 +367,6 @@ impl<'a> Elaborator<'a> {
             ExprKind::Binary(_, left, right) => self.block_in(left).or_else(|| self.block_in(right)),
             _ => None,
         }
-    }
-
-    fn loss(&mut self, value: &'a Expr, span: Span) {
-        if let Some(first) = self.loss.replace(span) {
-            self.diagnostics.push(
-                Diagnostic::new("partita::loss::twice", "a model has one loss")
-                    .label(span, "a second loss")
-                    .label(first, "the first")
-                    .help("add the terms within one: the mean of a sum"),
-            );
-            return;
-        }
-        let pair = match &value.kind {
-            ExprKind::Call(call) if call.name.text == "cross_entropy" => self.cross_entropy(call, value.span),
-            ExprKind::Call(call) if call.name.text == "mean" && call.axes.is_some() => self.mean_loss(call, value.span),
-            _ => {
-                // the expression's own errors are worth telling too
-                self.tensor(value, "loss");
-                self.diagnostics.push(
-                    Diagnostic::new("partita::loss::form", "a loss is a cross-entropy, or a mean over all axes")
-                        .label(value.span, "neither")
-                        .help("a loss is kept as (sum, count), which only these give: `loss cross_entropy[vocab](logits, targets)` or `loss mean[batch, seq](error)`"),
-                );
-                None
-            }
-        };
-        if let Some((sum, count)) = pair {
-            self.builder.loss(sum, count);
-        }
-    }
-
-    /// `mean[all axes](x)` as (sum, number of elements).
-    fn mean_loss(&mut self, call: &'a Call, span: Span) -> Option<(ValueId, ValueId)> {
-        let axes = self.axis_list(call.axes.as_deref().unwrap_or(&[]));
-        let [argument] = call.arguments.as_slice() else {
-            self.diagnostics.push(
-                Diagnostic::new("partita::call::wrong_arguments", format!("`mean` takes 1 argument, not {}", call.arguments.len()))
-                    .label(span, "in this call"),
-            );
-            return None;
-        };
-        let mut fusion = Fusion::default();
-        let Element::Piece(piece) = self.element(&mut fusion, &argument.value)? else {
-            self.diagnostics.push(
-                Diagnostic::new("partita::loss::form", "the loss is a number that training cannot change")
-                    .label(argument.value.span, "a number"),
-            );
-            return None;
-        };
-        let piece = self.floats(&fusion, piece, argument.value.span)?;
-        let axes = axes?;
-        if axes.len() != piece.dims.len() || !axes.iter().all(|axis| piece.dims.contains(axis)) {
-            self.diagnostics.push(
-                Diagnostic::new(
-                    "partita::loss::form",
-                    format!("the mean of a loss is over all axes, which are {}", self.shown(&piece.dims)),
-                )
-                .label(span, format!("over {} only", self.shown(&axes)))
-                .help("take a sum or mean over the others first"),
-            );
-            return None;
-        }
-        self.builder.span = Some(span);
-        self.builder.class = Class::Loss;
-        let sum = self.emit(&fusion, &piece, Some((Reduce::Sum, &axes)), "loss_sum");
-        let one = fusion.constant(Num::Int(1));
-        let count = self.emit(&fusion, &Piece { dims: axes.clone(), ..one }, Some((Reduce::Sum, &axes)), "loss_count");
-        self.builder.class = Class::Other;
-        Some((sum, count))
     }
 }
 

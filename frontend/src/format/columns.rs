@@ -54,7 +54,7 @@ fn run(pieces: &[Piece<'_>]) -> Option<&'static str> {
         return None;
     }
     let first = pieces.first()?.text;
-    Some(["set", "axis", "input", "weight"].into_iter().find(|word| *word == first).unwrap_or("other"))
+    Some(["set", "axis", "input", "weight", "state"].into_iter().find(|word| *word == first).unwrap_or("other"))
 }
 
 /// Where the `=` of a setting, or the `:` of an axis or input stands in the text of its line.

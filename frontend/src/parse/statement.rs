@@ -69,7 +69,7 @@ impl Parser<'_> {
         let defines = match word {
             "set" => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" => Defines::Tensor,
+            "input" | "weight" | "state" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -151,7 +151,18 @@ impl Parser<'_> {
     /// Whether a statement begins here that stands in no block.
     fn at_top_level_word(&mut self) -> bool {
         let span = self.here();
-        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign
+        let named_loss = || self.slice(span) == "loss" && self.named_behind(self.position + 1);
+        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign && !named_loss()
+    }
+
+    /// Whether `NAME =` stands here.
+    fn at_named_loss(&self) -> bool {
+        self.named_behind(self.position)
+    }
+
+    fn named_behind(&self, position: usize) -> bool {
+        let kind = |position: usize| self.tokens.get(position).map(|token| token.0);
+        kind(position) == Some(Token::Name) && kind(position + 1) == Some(Token::Assign)
     }
 
     fn statement(&mut self) -> Parsed<StatementKind> {
@@ -185,7 +196,13 @@ impl Parser<'_> {
                 };
                 Ok(StatementKind::Input { name, axes, source, token })
             }),
-            "weight" => self.headed(Self::weight),
+            "weight" => self.headed(|parser| parser.weight(true)),
+            "state" => self.headed(|parser| parser.weight(false)),
+            "update" => self.headed(|parser| {
+                let name = parser.name("of a state")?;
+                parser.expect(Token::Assign, "and what the state becomes")?;
+                Ok(StatementKind::Update { name, value: parser.expression()? })
+            }),
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
@@ -207,7 +224,16 @@ impl Parser<'_> {
             }
             "if" => self.headed(Self::condition),
             "return" => self.headed(|parser| Ok(StatementKind::Return(parser.expression()?))),
-            "loss" => self.headed(|parser| Ok(StatementKind::Loss(parser.expression()?))),
+            "loss" => self.headed(|parser| {
+                let name = if parser.at_named_loss() {
+                    let name = parser.new_name("for the term of the loss")?;
+                    parser.expect(Token::Assign, "and the term")?;
+                    Some(name)
+                } else {
+                    None
+                };
+                Ok(StatementKind::Loss { name, value: parser.expression()? })
+            }),
             "train" => self.headed(|parser| Ok(StatementKind::Train(parser.train()?))),
             _ => self.assignment(),
         }
@@ -290,10 +316,10 @@ impl Parser<'_> {
     }
 
     /// `w[hidden] = normal(0.02)`
-    fn weight(&mut self) -> Parsed<StatementKind> {
-        let name = self.new_name("for the weight")?;
+    fn weight(&mut self, trained: bool) -> Parsed<StatementKind> {
+        let name = self.new_name(if trained { "for the weight" } else { "for the state" })?;
         let axes = self.axes()?;
-        self.expect(Token::Assign, "and how the weight begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
+        self.expect(Token::Assign, "and how it begins: `normal(0.02)`, `uniform(0.1)`, `constant(0.5)`, `zeros` or `ones`")?;
         let init = self.name("of a distribution")?;
         let value = if self.eat(Token::OpenParen) {
             let value = self.expression()?;
@@ -308,7 +334,7 @@ impl Parser<'_> {
         } else {
             None
         };
-        Ok(StatementKind::Weight { name, axes, init, value, condition })
+        Ok(StatementKind::Weight { name, axes, init, value, condition, trained })
     }
 
     /// `(x[batch, hidden], rate)`

@@ -7,8 +7,9 @@
 //! - A fold that one of its floating-point operands walks whole is a *statistic* of that tensor (the largest of a row, a
 //!   sum of squares, the loss): it keeps the type of the arithmetic. A matrix product, a gather, a convolution has no
 //!   such operand. Neither is a tuple rounded, whose members may be indices.
-//! - What else a micro-batch computes has the parameter's type, unless everything that it is computed from has the
-//!   arithmetic's: the mean is made of a statistic, the normalised row of a row.
+//! - What else a micro-batch computes has the parameter's type if some value of that type becomes part of it: the
+//!   normalised row is made of a row, the mean of a statistic. What is only compared, or chosen by, becomes no part:
+//!   ranks, counts and places are whole numbers, and stay exact.
 //! - The phases that run once a step keep the type of the arithmetic, but for what becomes a parameter or state.
 //!
 //! Every operator computes in the type of the arithmetic and is rounded to its result's. A cast is an operator like any
@@ -22,7 +23,7 @@ use crate::dtype::DType;
 use crate::graph::{Class, Def, Graph, Init, Kind, Leaf, Op, PhaseKind, Type, Value};
 use crate::id::{Id, LoopId, OpId, ValueId};
 use crate::rule::{DimAccess, Rule};
-use crate::scalar::Expr;
+use crate::scalar::{Binary, Expr, Node, NodeId, Unary};
 
 /// Gives every value of a training step its type. `gradients` are the values that are added up over micro-batches for
 /// parameters.
@@ -103,8 +104,8 @@ fn narrow(graph: &mut Graph, precision: &Precision, sums: &BTreeSet<ValueId>) {
             let is_narrow = |value: ValueId| graph.value(value).ty.dtype == precision.parameter;
             let becomes: Vec<ValueId> = match &op.kind {
                 Kind::Map(rule) if !is_statistic(graph, &op, rule) => {
-                    let reads = |n: &usize| rule.expr.reads(*n) && is_narrow(op.operands[*n]);
-                    if (0..op.operands.len()).any(|n| reads(&n)) { vec![op.result()] } else { Vec::new() }
+                    let rounded = (0..op.operands.len()).any(|n| is_narrow(op.operands[n]) && reaches(&rule.expr, n));
+                    if rounded { vec![op.result()] } else { Vec::new() }
                 }
                 Kind::Map(_) => Vec::new(),
                 Kind::Repeat(repeat) => {
@@ -123,6 +124,21 @@ fn narrow(graph: &mut Graph, precision: &Precision, sums: &BTreeSet<ValueId>) {
             break;
         }
     }
+}
+
+/// Whether operand `n` becomes part of the value, and is not only compared with something or a condition.
+fn reaches(expr: &Expr, n: usize) -> bool {
+    let mut reached: Vec<bool> = Vec::with_capacity(expr.nodes.len());
+    for node in &expr.nodes {
+        let at = |id: &NodeId| reached[*id as usize];
+        reached.push(match node {
+            Node::Operand(operand) => *operand == n,
+            Node::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::Ne, ..) | Node::Unary(Unary::Not | Unary::Sign, _) => false,
+            Node::Select(_, a, b) => at(a) || at(b),
+            other => other.inputs().any(|input| at(&input)),
+        });
+    }
+    reached[expr.root as usize]
 }
 
 /// Whether an operator folds one tensor (some floating-point operand walks every factor) or into a tuple.

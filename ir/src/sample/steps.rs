@@ -1,8 +1,9 @@
 //! The kinds of steps. Each picks what it reads from the pool, and gives nothing if the pool has nothing that fits.
 
-use super::Sampler;
+use super::{Sampler, order};
 use crate::axis::Role;
 use crate::formula::{Formula, index, lit, random, x};
+use crate::graph::Init;
 use crate::id::{AxisId, Id, ValueId};
 use crate::library::{Pointwise, Scores};
 use crate::rule::{DimAccess, Reduce, Rule, Term};
@@ -35,6 +36,9 @@ pub(super) const STEPS: &[fn(&mut Sampler) -> Option<ValueId>] = &[
     window,
     argmax,
     softmax_fold,
+    order::ordered,
+    order::experts,
+    state,
 ];
 
 /// A product of two or three values, one of them often a new parameter, summed over some axes.
@@ -388,4 +392,16 @@ fn softmax_fold(s: &mut Sampler) -> Option<ValueId> {
     }
     let value = s.param(&dims);
     Some(s.b.softmax_fold(score, value, past, dim, packed))
+}
+
+/// A value scaled by a new state, which has some of its axes and no samples.
+fn state(s: &mut Sampler) -> Option<ValueId> {
+    let value = s.pick(&|_, dims| !dims.is_empty())?;
+    let all: Vec<AxisId> = s.b.dims(value).into_iter().filter(|axis| *axis != s.batch).collect();
+    let dims = s.dice.subset(&all, 0.6);
+    let init = if s.dice.chance(0.5) { Init::Constant(0.5) } else { Init::Normal(0.5) };
+    let name = s.name("s");
+    let state = s.b.state(&name, &dims, init);
+    s.states.push(state);
+    Some(s.b.elementwise("stateful", &[value, state], (x(0) * (lit(1.0) + x(1).tanh())).expr()))
 }

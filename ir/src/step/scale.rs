@@ -6,7 +6,7 @@
 
 use crate::build::Builder;
 use crate::formula::{Formula, lit, x};
-use crate::graph::{Assign, Init, Leaf};
+use crate::graph::{Assign, Leaf};
 use crate::id::ValueId;
 use crate::precision::LossScale;
 
@@ -25,16 +25,15 @@ pub(super) struct Guard {
     pub(super) updates: ValueId,
 }
 
-fn state(b: &mut Builder, name: &str, begin: f64) -> ValueId {
-    let slot = name.trim_start_matches("loss.").to_owned();
-    b.leaf(name, &[], Leaf::State { init: Init::Constant(begin), of: None, slot })
+fn kept(b: &mut Builder, name: &str, begin: f64) -> ValueId {
+    b.leaf(name, &[], Leaf::Progress(begin))
 }
 
 impl Scale {
     pub(super) fn new(b: &mut Builder, how: LossScale) -> Self {
         let state = match how {
             LossScale::Static(_) => None,
-            LossScale::Dynamic { start, .. } => Some(state(b, "loss.scale", start)),
+            LossScale::Dynamic { start, .. } => Some(kept(b, "loss.scale", start)),
         };
         Self { how, state }
     }
@@ -58,12 +57,12 @@ impl Scale {
         // neither infinity nor what is no number is below infinity
         let finite = b.map("finite", &[norm], &[], None, x(0).below(lit(f64::INFINITY)).expr());
         let skipped = b.map("skipped", &[finite], &[], None, (lit(1.0) - x(0)).expr());
-        let done = state(b, "loss.updates", 0.0);
+        let done = kept(b, "loss.updates", 0.0);
         let updates = b.map("updates", &[done], &[], None, (x(0) + lit(1.0)).expr());
         let next = b.map("updates", &[done, finite], &[], None, (x(0) + x(1)).expr());
         b.graph.assigns.push(Assign { target: done, value: next });
         if let (LossScale::Dynamic { interval, growth, backoff, .. }, Some(scale)) = (self.how, self.state) {
-            let clean = state(b, "loss.clean_steps", 0.0);
+            let clean = kept(b, "loss.clean_steps", 0.0);
             // after the last of `interval` steps without an overflow the scale grows, and they are counted anew
             let due = lit(interval as f64).at_most(x(0) + lit(1.0));
             let counted = x(1).select(due.clone().select(lit(0.0), x(0) + lit(1.0)), lit(0.0));

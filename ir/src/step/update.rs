@@ -49,7 +49,7 @@ pub(super) struct Update<'a> {
     /// The factor of clipping and of a scaled loss.
     scale: Option<ValueId>,
     /// Whether the update takes place, and the updates so far.
-    guard: Option<Guard>,
+    pub(super) guard: Option<Guard>,
     /// `1 − βᵗ` of both moments.
     corrections: Option<(ValueId, ValueId)>,
 }

@@ -8,7 +8,8 @@ use super::{SUPPLIES, TextError, formula};
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::graph::{
-    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, Loss, Op, Phase, PhaseKind, Repeat, Source, Span, Type, Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
+    Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule, Term};
@@ -250,13 +251,20 @@ impl Parser {
                 Ok(())
             }
             "loss" => {
-                if self.graph.loss.is_some() {
-                    return Err(self.error_before("there is a loss already".to_owned()));
+                let (mut name, mut weight) = (LossTerm::MAIN.to_owned(), 1.0);
+                if matches!(self.peek(), Token::Text(_)) {
+                    name = self.text("the name of the term")?;
+                    self.mark("=")?;
+                    weight = self.real()?;
+                    self.mark("*")?;
+                }
+                if self.graph.loss.iter().any(|term| term.name == name) {
+                    return Err(self.error_before(format!("there is a loss `{name}` already")));
                 }
                 let sum = self.value_id()?;
                 self.mark("/")?;
                 let count = self.value_id()?;
-                self.graph.loss = Some(Loss { sum, count });
+                self.graph.loss.push(LossTerm { name, weight, sum, count });
                 Ok(())
             }
             "report" => {
@@ -332,6 +340,7 @@ impl Parser {
                 None => return self.expected("a source such as `tokens` or `next_tokens`"),
             },
             "param" => Leaf::Param(self.init()?),
+            "progress" => Leaf::Progress(self.real()?),
             "state" => {
                 let init = self.init()?;
                 self.keyword("slot")?;

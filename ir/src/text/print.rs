@@ -3,7 +3,7 @@
 use super::lex::is_name;
 use super::{SUPPLIES, formula};
 use crate::axis::Role;
-use crate::graph::{Class, Graph, Init, Kind, Leaf, Op, Repeat};
+use crate::graph::{Class, Graph, Init, Kind, Leaf, LossTerm, Op, Repeat};
 use crate::id::{AxisId, Id, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Rule, Term};
 
@@ -21,8 +21,13 @@ pub fn print(graph: &Graph) -> String {
     for assign in &graph.assigns {
         printer.line(0, &format!("assign {} = {}", assign.target, assign.value));
     }
-    if let Some(loss) = graph.loss {
-        printer.line(0, &format!("loss {} / {}", loss.sum, loss.count));
+    for term in &graph.loss {
+        let named = if term.name == LossTerm::MAIN && term.weight == 1.0 {
+            String::new()
+        } else {
+            format!("{:?} = {} * ", term.name, formula::number(term.weight))
+        };
+        printer.line(0, &format!("loss {named}{} / {}", term.sum, term.count));
     }
     for (name, value) in &graph.reports {
         printer.line(0, &format!("report {name:?} = {value}"));
@@ -159,6 +164,7 @@ fn leaf(leaf: &Leaf) -> String {
             let of = of.map_or(String::new(), |of| format!(" of {of}"));
             format!("state {} slot {slot:?}{of}", init(begin))
         }
+        Leaf::Progress(begin) => format!("progress {}", formula::number(*begin)),
         Leaf::Supplied(supplied) => {
             let word = SUPPLIES.iter().find(|row| row.0 == *supplied).map_or("", |row| row.1);
             format!("supplied {word}")

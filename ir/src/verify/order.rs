@@ -34,11 +34,12 @@ pub(super) fn check(report: &mut Report<'_>) {
         }
     }
     // the end of the step, or of the forward pass if that is all there is
+    let end = if graph.phases.iter().any(|phase| phase.kind != PhaseKind::Forward) { PhaseKind::Update } else { PhaseKind::Forward };
     for assign in &graph.assigns {
-        let reader = Reader { at: Place::Value(assign.target), phase: PhaseKind::Update, within: graph.value(assign.value).within };
+        let reader = Reader { at: Place::Value(assign.target), phase: end, within: graph.value(assign.value).within };
         read(report, &known, assign.value, reader);
     }
-    let loss = graph.loss.iter().flat_map(|loss| [(Code::Loss, "loss", loss.sum), (Code::Loss, "loss", loss.count)]);
+    let loss = graph.loss.iter().flat_map(|term| [term.sum, term.count].map(|value| (Code::Loss, term.name.as_str(), value)));
     let reported = graph.reports.iter().map(|(name, value)| (Code::Report, name.as_str(), *value));
     for (code, name, id) in loss.chain(reported) {
         let value = graph.value(id);

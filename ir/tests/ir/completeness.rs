@@ -36,6 +36,7 @@ const EXCEPTIONS: &[(&str, &str, &[&str], &str)] = &[
     ("softmax", "backward grad", &["B B P(max) -> P(max)", "B P(max) B -> P(max)"], POSITIVE),
     ("cross-entropy", "backward grad", &["B P(max) B -> P(max)"], POSITIVE),
     ("attention with everything", "backward grad", &["B B B P(max) -> P(max)"], POSITIVE),
+    ("jitter", "forward jitter", &["P(max) -> P(max)"], POSITIVE),
     ("argmax", "forward argmax", &["P(max) -> P(argmax)"], ONE_OP),
     ("max", "backward place", &["P(max) -> P(argmax)"], ONE_OP),
     ("a user's fold", "backward place", &["P(max) B -> P(argmax)"], ONE_OP),

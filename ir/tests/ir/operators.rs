@@ -4,7 +4,6 @@ use partita_ir::axis::Role;
 use partita_ir::build::Builder;
 use partita_ir::dtype::DType;
 use partita_ir::formula::{Formula, index, lit, random, x};
-use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, Init, Source};
 use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::library::{Pointwise, Scores, gelu, silu};
@@ -121,6 +120,45 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let (a, b) = (t.value("bs"), t.value("sh"));
         let out = t.dims("bh");
         t.b.map("rule", &[a, b], &out, Some(Reduce::Sum), (x(0) - x(1)).unary(Unary::Abs).expr())
+    }),
+    ("rank", |t| {
+        let (value, axes) = (t.value("bse"), t.dims("e"));
+        let rank = t.b.rank("rank", value, &axes);
+        t.b.elementwise("ranked", &[value, rank], (x(0) * (x(1) + lit(1.0))).expr())
+    }),
+    ("rank over two axes", |t| {
+        let (value, axes) = (t.value("bsk"), t.dims("sk"));
+        let rank = t.b.rank("rank", value, &axes);
+        t.b.elementwise("ranked", &[value, rank], (x(0) * (x(1) + lit(1.0))).expr())
+    }),
+    ("sort", |t| {
+        let (value, axis) = (t.value("bh"), t.dims("h")[0]);
+        t.b.top("sort", value, value, axis, axis)
+    }),
+    ("top k by key", |t| {
+        let (value, by, axes) = (t.value("bsh"), t.value("bh"), t.dims("hk"));
+        t.b.top("top", value, by, axes[0], axes[1])
+    }),
+    ("running sum", |t| {
+        let (value, axis) = (t.value("bs"), t.dims("s")[0]);
+        t.b.running_sum("sums", value, axis)
+    }),
+    ("scatter of the n-th", |t| {
+        let (scores, value, axes) = (t.value("bse"), t.value("bekh"), t.dims("sek"));
+        let holds = t.b.elementwise("holds", &[scores], lit(0.0).below(x(0)).expr());
+        let place = t.b.nth("place", holds, axes[0], axes[2]);
+        let place = Pointwise { expr: x(0).expr(), operands: vec![(place, t.b.dims(place))] };
+        t.b.scatter("scatter", value, &place, axes[0], &axes[1..])
+    }),
+    ("gather of the n-th", |t| {
+        let (scores, value, axes) = (t.value("bse"), t.value("bsh"), t.dims("sk"));
+        let holds = t.b.elementwise("holds", &[scores], lit(0.0).below(x(0)).expr());
+        let place = t.b.nth("place", holds, axes[0], axes[1]);
+        t.b.gather("gather", value, place, axes[0])
+    }),
+    ("jitter", |t| {
+        let value = t.value("bs");
+        t.b.jitter(value, 0.2, 17)
     }),
     ("exp", |t| t.map(&["bs"], x(0).exp())),
     ("log", |t| {
@@ -344,5 +382,5 @@ pub fn step_of(build: Build, optimizer: Optimizer) -> Graph {
     bench.b.loss(probed, counted);
     let model = bench.b.finish();
     let train = Train { optimizer, precision: Precision::F64, ..Train::default() };
-    training_step(&model, &train, Options { recompute: Recompute::None, meet_in_update: false }).expect("every operator has a gradient")
+    training_step(&model, &train, Options::default()).expect("every operator has a gradient")
 }

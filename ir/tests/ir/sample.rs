@@ -36,7 +36,7 @@ fn values_are_finite_and_moderate() {
     for (seed, options) in both() {
         let graph = sample::graph(seed, options);
         let env = run(&graph, sample::leaves(&graph, seed), seed, 0);
-        let loss = graph.loss.unwrap();
+        let loss = graph.loss[0].clone();
         let sum = env.get(loss.sum, 0).unwrap().data[0];
         assert!(sum.is_finite() && sum.abs() < 1e6, "seed {seed}: loss {sum}");
         let results = graph.ops.iter().flat_map(|op| &op.results);
@@ -52,7 +52,7 @@ fn most_parameters_move_the_loss() {
     for seed in 0..30 {
         let graph = sample::graph(seed, Options::smooth());
         let leaves = sample::leaves(&graph, seed);
-        let loss = graph.loss.unwrap();
+        let loss = graph.loss[0].clone();
         let before = run(&graph, leaves.clone(), seed, 0).get(loss.sum, 0).unwrap().data[0];
         let params: Vec<ValueId> = graph.params().collect();
         for param in params {

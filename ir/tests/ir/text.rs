@@ -143,7 +143,7 @@ fn the_small_graph_prints_as_it_was_written() {
     assert_eq!(verify(&graph), []);
     assert_eq!(print(&graph), SMALL);
     let env = run(&graph, sample::leaves(&graph, 0), 0, 0);
-    assert!(env.get(graph.loss.unwrap().sum, 0).is_some());
+    assert!(env.get(graph.loss[0].sum, 0).is_some());
 }
 
 #[test]

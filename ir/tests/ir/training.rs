@@ -18,7 +18,7 @@ fn plain() -> Train {
 
 fn options(seed: u64) -> step::Options {
     let recompute = [Recompute::None, Recompute::Selective, Recompute::Full][seed as usize % 3];
-    step::Options { recompute, meet_in_update: seed % 2 == 1 }
+    step::Options { recompute, meet_in_update: seed % 2 == 1, exchange: seed % 3 == 1 }
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn gradients_are_slopes() {
         let model = sample::graph(seed, Options::smooth());
         let step = training_step(&model, &plain(), options(seed)).unwrap();
         let leaves = sample::leaves(&model, seed);
-        let loss = model.loss.unwrap();
+        let loss = model.loss[0].clone();
         let mean = |shifted| {
             let env = run(&model, shifted, seed, 0);
             env.get(loss.sum, 0).unwrap().data[0] / env.get(loss.count, 0).unwrap().data[0].max(1.0)

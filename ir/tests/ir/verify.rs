@@ -285,7 +285,7 @@ const BREAKS: &[Break] = &[
     }),
     (Code::Loss, |g| {
         let logits = named(g, "logits");
-        g.loss.as_mut().unwrap().sum = logits;
+        g.loss[0].sum = logits;
     }),
     (Code::Report, |g| {
         let again = g.reports[0].clone();

@@ -14,9 +14,9 @@ use super::stack::{Attention, Stack};
 use super::step::{Estimate, Prepared, Setup};
 use crate::cluster::Cluster;
 use crate::mesh::{Degrees, MeshPlan};
-use crate::pins::{Pins, ScheduleKind};
+use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::recompute_word;
-use crate::search::{Considered, Model, SearchError};
+use crate::search::{Considered, Model, SearchError, experts, tilings};
 
 /// What is decided of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,7 +88,9 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     let ranks = cluster.ranks();
     pins.check(ranks)?;
     pins.unsupported_when_estimated()?;
-    let candidates = candidates(model, cluster, stack, pins);
+    let experts = experts(model.graph);
+    pins.check_experts(experts)?;
+    let candidates = candidates(model, cluster, stack, pins, experts);
     if candidates.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
@@ -161,13 +163,13 @@ pub fn step_graph(model: &Model<'_>, stack: &Stack, (recompute, staged): (Recomp
     if stack.attention == Attention::Unfused && recompute == Recompute::None {
         graph.composites.iter_mut().for_each(|composite| composite.recompute = false);
     }
-    Ok(training_step(&graph, &model.train, Options { recompute, meet_in_update: staged })?)
+    Ok(training_step(&graph, &model.train, Options { recompute, meet_in_update: staged, exchange: false })?)
 }
 
 /// Lays out the work of a candidate.
 pub fn prepare(model: &Model<'_>, cluster: &Cluster, stack: &Stack, decisions: &Decisions, graph: &Graph) -> Result<Prepared, SearchError> {
     let degrees = decisions.degrees;
-    let mesh = MeshPlan::new(degrees, model.train.batch, graph, degrees.cp > 1);
+    let mesh = MeshPlan::new(degrees, model.train.batch, graph, degrees.cp > 1).ok_or_else(|| PinError::no_common_tiling(degrees))?;
     let signatures = dealing::signatures(graph, &mesh, decisions.sp);
     let setup = Setup {
         degrees,
@@ -186,7 +188,7 @@ pub fn prepare(model: &Model<'_>, cluster: &Cluster, stack: &Stack, decisions: &
 const MOST_SEQUENCES: u64 = 32;
 
 /// Every candidate that the pins leave, in a fixed order.
-fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) -> Vec<Decisions> {
+fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins, experts: Option<u64>) -> Vec<Decisions> {
     let ranks = cluster.ranks();
     let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).collect();
     let layers: u64 = model.graph.loops.iter().map(|repeated| repeated.count).sum();
@@ -211,8 +213,10 @@ fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
                     None => (0..).map(|bit| 1 << bit).take_while(|mbs| *mbs <= local.min(MOST_SEQUENCES)).collect(),
                 };
                 for mbs in sizes {
-                    let degrees = Degrees { dp, cp, tp, pp, mbs: mbs.min(local) };
-                    out.extend(variants(stack, pins, degrees, layers));
+                    for experts in tilings(dp * cp * tp, tp, pins, experts) {
+                        let degrees = Degrees { dp, cp, tp, pp, mbs: mbs.min(local), experts };
+                        out.extend(variants(stack, pins, degrees, layers));
+                    }
                 }
             }
         }

@@ -23,6 +23,7 @@ impl Prepared {
             for (id, iterations) in &self.chunks[chunk] {
                 let weights = self.weights.get(&Place::Loop(Id::new(*id))).copied().unwrap_or_default();
                 held.add(weights.elements, *iterations);
+                held.states += weights.states * iterations;
             }
             let outer = [(chunk == 0, Place::Before), (chunk + 1 == count, Place::After)];
             for (_, place) in outer.into_iter().filter(|(here, _)| *here) {
@@ -31,6 +32,7 @@ impl Prepared {
                 let copies = if place == Place::After && count > 1 { self.copies } else { 0.0 };
                 let elements = weights.elements + copies;
                 held.add(elements, f64::from(u8::from(elements > 0.0)));
+                held.states += weights.states;
             }
         }
         held
@@ -114,7 +116,7 @@ impl Prepared {
     pub(super) fn memory(&self, stack: &Stack, rank: usize, activations: f64) -> MemoryBreakdown {
         let recipe = self.recipe(stack);
         let (_, sharing) = self.sharers();
-        let Held { elements, largest, .. } = self.rank_weights(rank);
+        let Held { elements, largest, states, .. } = self.rank_weights(rank);
         let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
         let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter_sent } else { 0.0 };
         let places = self.sections.iter().filter(|section| match section.place {
@@ -123,7 +125,7 @@ impl Prepared {
             Place::Loop(_) => true,
         });
         MemoryBreakdown {
-            parameters: elements * recipe.parameter / shard(3) + gathered,
+            parameters: (elements + states) * recipe.parameter / shard(3) + gathered,
             gradients: elements * recipe.gradient / shard(2),
             optimizer: elements * self.optimizer_bytes(&recipe) / shard(1),
             activations,
@@ -157,6 +159,8 @@ struct Held {
     layers: f64,
     /// Elements of the largest.
     largest: f64,
+    /// Elements of the model's own states.
+    states: f64,
 }
 
 impl Held {
@@ -197,6 +201,12 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
     }
     let mut out: BTreeMap<Place, Weights> = BTreeMap::new();
     let mut copies = 0.0;
+    let own = |leaf: &Leaf| matches!(leaf, Leaf::State { of: None, .. });
+    for state in graph.leaves(own) {
+        if let (Some(layout), Some(at)) = (needed.get(&state), place.get(&state)) {
+            out.entry(*at).or_default().states += layout.largest_shard(&graph.shape(state), &mesh.mesh) as f64;
+        }
+    }
     for param in graph.params() {
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();

@@ -51,6 +51,8 @@ pub struct Weights {
     pub elements: f64,
     /// Tensors.
     pub tensors: f64,
+    /// Elements of the model's own states beside them, which have no gradient and no optimizer.
+    pub states: f64,
 }
 
 /// A plan with its work laid out, before any price.

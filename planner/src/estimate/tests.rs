@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use partita_frontend::{Setting, Source, load};
-use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::PhaseKind;
+use partita_ir::precision::Recipe;
 
 use super::choose::{Decisions, choose, prepare, step_graph};
 use super::constants::reach;
@@ -39,7 +39,7 @@ fn gpt(file: &str, more: &[(&str, &str)]) -> partita_frontend::Model {
 
 fn decisions(dp: u64, tp: u64, pp: u64) -> Decisions {
     Decisions {
-        degrees: Degrees { dp, cp: 1, tp, pp, mbs: 2 },
+        degrees: Degrees { dp, cp: 1, tp, pp, mbs: 2, experts: None },
         vpp: 1,
         sp: false,
         zero: 0,

@@ -25,7 +25,7 @@ use super::{Boxings, LayoutError, Layouts, Task, accumulated};
 use crate::cost;
 use crate::layout_problem::{FORBIDDEN, Problem, ProblemBuilder};
 use crate::mesh::AxisUse;
-use crate::strategy::signatures;
+use crate::strategy::{of_experts, signatures};
 
 /// A problem with what its nodes stand for.
 pub struct Assembled {
@@ -126,13 +126,16 @@ struct Assembly<'a> {
     /// The node of the copy that readers of a phase share.
     shared: BTreeMap<(Instance, PhaseKind), usize>,
     readings: Vec<Reading>,
+    /// The parameters of experts.
+    owned: BTreeSet<ValueId>,
 }
 
 impl<'a> Assembly<'a> {
     fn new(task: &'a Task<'a>, unroll: bool) -> Self {
         let (nodes, readings) = (Vec::new(), Vec::new());
         let (source, shared) = (BTreeMap::new(), BTreeMap::new());
-        Self { task, graph: task.graph, mesh: &task.mesh.mesh, unroll, nodes, source, shared, readings }
+        let owned = of_experts(task.graph);
+        Self { owned, task, graph: task.graph, mesh: &task.mesh.mesh, unroll, nodes, source, shared, readings }
     }
 
     /// Instances that have nodes of their own.
@@ -285,12 +288,17 @@ impl<'a> Assembly<'a> {
     fn resting(&self, value: ValueId, leaf: &Leaf) -> BTreeSet<Layout> {
         let zero = self.task.zero;
         match leaf {
-            Leaf::Param(_) => self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3)).collect(),
-            Leaf::State { of, .. } => {
+            // a state of the model's own is read as a parameter is
+            Leaf::Param(_) | Leaf::State { of: None, .. } => {
+                let layouts = self.needed(value).map(|layout| self.at_rest(value, layout, zero >= 3));
+                layouts.filter(|layout| self.keeps_experts(value, value, layout)).collect()
+            }
+            Leaf::State { of: Some(of), .. } => {
                 // moments of its rows or columns have other axes than the parameter
-                let dims = |value: ValueId| &self.graph.value(value).ty.dims;
-                let others = of.filter(|of| *of != value && dims(*of) == dims(value)).into_iter().flat_map(|of| self.needed(of));
-                self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1)).collect()
+                let alike = *of != value && self.graph.value(value).ty.dims == self.graph.value(*of).ty.dims;
+                let others = alike.then_some(*of).into_iter().flat_map(|of| self.needed(of));
+                let layouts = self.needed(value).chain(others).map(|layout| self.at_rest(value, layout, zero >= 1));
+                layouts.filter(|layout| !alike || self.keeps_experts(*of, value, layout)).collect()
             }
             Leaf::Accumulated(from) => {
                 let splits = zero >= 2 && !self.graph.value(value).ty.dims.is_empty();
@@ -305,7 +313,7 @@ impl<'a> Assembly<'a> {
                     .collect()
             }
             Leaf::Input(_) => BTreeSet::from([self.of_input(value)]),
-            Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
+            Leaf::Progress(_) | Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
         }
     }
 
@@ -435,12 +443,13 @@ impl<'a> Assembly<'a> {
         Layout(shares.collect())
     }
 
-    /// The layout at rest that goes with a layout in use: its tensor axes, and data and context axes B or all S.
+    /// The layout at rest that goes with a layout in use: its tensor axes and experts, and data and context axes B or all
+    /// S.
     fn at_rest(&self, value: ValueId, used: &Layout, split: bool) -> Layout {
         let mut rest = Layout::broadcast(self.mesh);
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
-        for axis in self.task.mesh.resting_order() {
-            if self.task.mesh.uses[axis] == AxisUse::Tensor
+        for axis in self.task.mesh.running_order() {
+            if (self.task.mesh.uses[axis] == AxisUse::Tensor || self.owns_experts(value, used, axis))
                 && let Some(share) = used.split_on(axis)
             {
                 rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
@@ -450,25 +459,34 @@ impl<'a> Assembly<'a> {
         if split { self.split_over_data(value, &rest) } else { rest }
     }
 
+    /// Whether a layout of a value deals out experts over a mesh axis that is for that.
+    fn owns_experts(&self, value: ValueId, layout: &Layout, axis: usize) -> bool {
+        let expert = |split: &Split| self.graph.axis(self.graph.value(value).ty.dims[split.dim]).role == Role::Expert;
+        self.task.mesh.owns_experts(axis) && layout.split_on(axis).as_ref().is_some_and(expert)
+    }
+
+    /// Whether a layout of a value that belongs to a parameter leaves every expert's part where the expert is.
+    fn keeps_experts(&self, param: ValueId, value: ValueId, layout: &Layout) -> bool {
+        let kept = |axis: usize| !self.task.mesh.owns_experts(axis) || self.owns_experts(value, layout, axis);
+        !self.owned.contains(&param) || (0..self.task.mesh.uses.len()).all(kept)
+    }
+
     /// The layout with data and context axes S, innermost, along the dimension that gives the smallest largest shard.
     fn split_over_data(&self, value: ValueId, rest: &Layout) -> Layout {
         let shape = self.graph.shape(value);
+        let shards =
+            |axis: &usize| matches!(self.task.mesh.uses[*axis], AxisUse::Data | AxisUse::Context) && !self.owns_experts(value, rest, *axis);
+        let sharding: Vec<usize> = self.task.mesh.resting_order().into_iter().filter(shards).collect();
         let candidates = (0..shape.len()).map(|dim| {
             let mut layout = rest.clone();
-            for axis in self.task.mesh.resting_order() {
-                if matches!(self.task.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {
-                    layout.0[axis] = Share::Broadcast;
-                }
-            }
+            sharding.iter().for_each(|axis| layout.0[*axis] = Share::Broadcast);
             // what tensor axes do comes first; what they have left pending stays
             layout.renumber();
             let mut depth = layout.splits(dim).len();
-            for axis in self.task.mesh.resting_order() {
-                if matches!(self.task.mesh.uses[axis], AxisUse::Data | AxisUse::Context) {
-                    let partition = Partition::Balanced;
-                    layout.0[axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
-                    depth += 1;
-                }
+            for axis in &sharding {
+                let partition = Partition::Balanced;
+                layout.0[*axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
+                depth += 1;
             }
             layout
         });
@@ -488,7 +506,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::Cluster;
-    use crate::mesh::MeshPlan;
+    use crate::mesh::{ExpertUse, MeshPlan};
     use crate::strategy::{Constraints, pending};
 
     #[test]
@@ -498,6 +516,7 @@ mod tests {
         let mesh = MeshPlan {
             mesh: Mesh { axes: vec![MeshAxis { name: "tensor".into(), size: 2, time: false }] },
             uses: vec![AxisUse::Tensor],
+            experts: vec![ExpertUse::Tensor],
             partitions: vec![Partition::Balanced],
             micro_batches: 3,
         };

@@ -12,10 +12,10 @@ use super::numbers;
 use crate::store::{Declared, ParameterFile, Writer};
 
 /// What a file of parameters, or a checkpoint, holds for a program.
-pub fn declared(program: &Program, states: bool) -> Vec<Declared> {
+pub fn declared(program: &Program, moments: bool) -> Vec<Declared> {
     let leaves = program.roles.iter().flat_map(|role| role.leaves.iter().map(move |leaf| (role, leaf)));
     leaves
-        .filter(|(_, leaf)| leaf.owner && kept(leaf, states))
+        .filter(|(_, leaf)| leaf.owner && kept(leaf, moments))
         .map(|(role, leaf)| {
             let buffer = &role.buffers[leaf.buffer];
             Declared { name: leaf.name.clone(), dtype: buffer.dtype, shape: buffer.shape.clone() }
@@ -23,8 +23,9 @@ pub fn declared(program: &Program, states: bool) -> Vec<Declared> {
         .collect()
 }
 
-fn kept(leaf: &LeafSpec, states: bool) -> bool {
-    matches!(leaf.kind, LeafKind::Param(_)) || (states && matches!(leaf.kind, LeafKind::State(_) | LeafKind::Copy { .. }))
+fn kept(leaf: &LeafSpec, moments: bool) -> bool {
+    matches!(leaf.kind, LeafKind::Param(_) | LeafKind::State(_))
+        || (moments && matches!(leaf.kind, LeafKind::Moment(_) | LeafKind::Copy { .. }))
 }
 
 impl Rank<'_> {
@@ -33,7 +34,7 @@ impl Rank<'_> {
     pub fn initialise(&self) {
         for leaf in &self.view.role.leaves {
             let (init, drawn_by) = match &leaf.kind {
-                LeafKind::Param(init) | LeafKind::State(init) => (*init, &leaf.name),
+                LeafKind::Param(init) | LeafKind::State(init) | LeafKind::Moment(init) => (*init, &leaf.name),
                 LeafKind::Copy { init, of } => (*init, of),
                 LeafKind::StepNumber => continue,
             };
@@ -53,12 +54,13 @@ impl Rank<'_> {
         }
     }
 
-    /// Reads parameters (and states) from a file; those of a mirror too. Without states, copies of parameters are read as those are.
-    pub fn load(&self, file: &ParameterFile, states: bool) -> Result<(), RunError> {
+    /// Reads parameters and states (and moments) from a file; those of a mirror too. Without moments, copies of parameters are
+    /// read as those are.
+    pub fn load(&self, file: &ParameterFile, moments: bool) -> Result<(), RunError> {
         for leaf in &self.view.role.leaves {
             let name = match &leaf.kind {
-                LeafKind::Copy { of, .. } if !states => of,
-                _ if kept(leaf, states) => &leaf.name,
+                LeafKind::Copy { of, .. } if !moments => of,
+                _ if kept(leaf, moments) => &leaf.name,
                 _ => continue,
             };
             let buffer = &self.view.role.buffers[leaf.buffer];
@@ -68,9 +70,9 @@ impl Rank<'_> {
         Ok(())
     }
 
-    /// Writes this rank's part of parameters (and states): each shard is written by the first rank that holds it.
-    pub fn save(&self, writer: &Writer, states: bool) -> Result<(), RunError> {
-        for leaf in self.view.role.leaves.iter().filter(|leaf| leaf.owner && kept(leaf, states)) {
+    /// Writes this rank's part of parameters and states (and moments): each shard is written by the first rank that holds it.
+    pub fn save(&self, writer: &Writer, moments: bool) -> Result<(), RunError> {
+        for leaf in self.view.role.leaves.iter().filter(|leaf| leaf.owner && kept(leaf, moments)) {
             if self.view.is_first_holder(leaf.buffer) {
                 let shard = self.view.shard(leaf.buffer, 0);
                 writer.write_box(&leaf.name, &shard, self.bytes(self.view.place(leaf.buffer, 0)))?;

@@ -61,6 +61,8 @@ pub struct StepReport {
     pub step: u64,
     /// Mean loss over the batch's valid targets.
     pub loss: f64,
+    /// The means of the loss's named terms, without their weights.
+    pub terms: BTreeMap<String, f64>,
     /// Seconds that it took, of the slowest rank.
     pub seconds: f64,
     /// Tokens of the batch per second.
@@ -254,6 +256,7 @@ fn collect(
                     let report = StepReport {
                         step,
                         loss: f64::NAN,
+                        terms: BTreeMap::new(),
                         seconds: 0.0,
                         tokens_per_second: 0.0,
                         predicted_seconds: program.predicted_seconds,
@@ -279,7 +282,9 @@ fn collect(
                         "lr" => report.lr = value,
                         "skipped" => report.skipped = value != 0.0,
                         "loss_scale" => report.loss_scale = Some(value),
-                        _ => {}
+                        _ => {
+                            report.terms.insert(name, value);
+                        }
                     }
                 }
                 if *seen == ranks {
