@@ -2,9 +2,11 @@
 
 use partita_codegen::compile;
 use partita_ir::axis::Role;
+use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::Graph;
 use partita_ir::layout::{Mesh, MeshAxis, Partition};
+use partita_ir::precision::{Column, LossScale, Recipe};
 use partita_ir::program::Program;
 use partita_ir::rule::Reduce;
 use partita_ir::sample;
@@ -125,6 +127,23 @@ impl Case {
             constraints,
             most: 1 + dice.below(12),
         }
+    }
+
+    /// The same case with its numbers held in 16 bits, with a scaled loss every other time.
+    pub fn narrow(seed: u64) -> Self {
+        let mut case = Self::new(seed);
+        for value in case.model.values.iter_mut().filter(|value| value.ty.dtype.is_float()) {
+            value.ty.dtype = DType::F32;
+        }
+        let recipe = if seed.is_multiple_of(2) { Recipe::Bf16 } else { Recipe::Fp16 };
+        case.train.precision = recipe.precision();
+        if seed % 5 == 0 {
+            case.train.precision = case.train.precision.with(Column::Gradient, case.train.precision.parameter);
+        }
+        case.train.loss_scale =
+            [None, Some(LossScale::Static(16.0)), None, Some(LossScale::Dynamic { start: 64.0, interval: 1, growth: 2.0, backoff: 0.5 })]
+                [seed as usize / 2 % 4];
+        case
     }
 
     /// The training step.

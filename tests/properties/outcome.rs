@@ -71,6 +71,20 @@ pub fn jumps(case: &Case, samples: &[Vec<i32>], tolerance: f64) -> bool {
     })
 }
 
+/// How far the model's numbers go apart when each is rounded once more, to a type of 16 bits whose unit is `unit`: the
+/// least power of two within which all of several such runs stay, of the largest magnitude of each kind. `None` if that
+/// is more than an eighth: what can then be said of a run in such a type is little.
+pub fn spread(case: &Case, samples: &[Vec<i32>], want: &Outcome, unit: f64) -> Option<f64> {
+    let again: Vec<Outcome> = (0..4)
+        .map(|again| {
+            let dice = RefCell::new(Dice::new(case.seed ^ again));
+            expected_rounded(case, samples, &|x| if x.fract() == 0.0 { x } else { x * (1.0 + dice.borrow_mut().real(-unit, unit)) })
+        })
+        .collect();
+    let stay = |within: &f64| again.iter().all(|other| finite(other) && difference(want, other, *within).is_none());
+    (3..=12).rev().map(|power| 0.5f64.powi(power)).find(stay)
+}
+
 fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f64) -> Outcome {
     let graph = training_step(&case.model, &case.train, Options::default()).expect("every sampled model can be trained");
     let mut leaves = interpret::initial_leaves(&graph, case.seed);
