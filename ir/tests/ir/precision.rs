@@ -34,8 +34,9 @@ fn recipes() -> Vec<Precision> {
 #[test]
 fn steps_of_every_recipe_are_legal_and_come_back_from_text() {
     for seed in 0..40 {
-        let model = sample::graph(seed, sample::Options { windows: false, float: DType::F32, ..sample::Options::default() });
         for precision in recipes() {
+            let options = sample::Options { windows: false, float: precision.accumulate, ..sample::Options::default() };
+            let model = sample::graph(seed, options);
             let scale = [None, Some(LossScale::Static(8.0)), Some(LossScale::dynamic())][seed as usize % 3];
             let step = training_step(&model, &train(precision, scale), step::Options::default()).unwrap();
             let found: Vec<String> = verify(&step).iter().map(ToString::to_string).collect();
@@ -46,8 +47,8 @@ fn steps_of_every_recipe_are_legal_and_come_back_from_text() {
 }
 
 /// One layer of what models are made of: a table, a norm with its gain, attention, a loss; its layers are repeated.
-fn model() -> Graph {
-    let mut b = Builder::new("small", DType::F32);
+fn model(float: DType) -> Graph {
+    let mut b = Builder::new("small", float);
     let mut axis = |name: &str, size, role| b.axis(name, size, role);
     let (batch, seq, past) = (axis("batch", 2, Role::Batch), axis("seq", 3, Role::Seq), axis("past", 3, Role::Seq));
     let (vocab, hidden, inner) = (axis("vocab", 5, Role::Vocab), axis("hidden", 4, Role::None), axis("inner", 6, Role::None));
@@ -87,7 +88,7 @@ fn types(graph: &Graph, name: &str) -> Vec<DType> {
 
 #[test]
 fn types_follow_from_rules() {
-    let step = training_step(&model(), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
+    let step = training_step(&model(DType::F32), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
     let of = |name: &str| types(&step, name);
     for name in ["embedded", "gained", "rms_norm", "scores", "weights", "attention", "wide", "next", "logits"] {
         assert_eq!(of(name), [DType::Bf16], "{name}");
@@ -113,16 +114,16 @@ fn types_follow_from_rules() {
         }
     }
     let narrow = Recipe::Bf16.precision().with(Column::Gradient, DType::Bf16).with(Column::Master, DType::Bf16);
-    let step = training_step(&model(), &train(narrow, None), step::Options::default()).unwrap();
+    let step = training_step(&model(DType::F32), &train(narrow, None), step::Options::default()).unwrap();
     assert_eq!(types(&step, "table.grad"), [DType::Bf16]);
     assert!(step.values.iter().all(|value| !value.name.ends_with(".master")));
 }
 
 #[test]
 fn in_32_bits_nothing_is_cast() {
-    let mut plain = training_step(&model(), &train(Precision::F32, None), step::Options::default()).unwrap();
+    let mut plain = training_step(&model(DType::F32), &train(Precision::F32, None), step::Options::default()).unwrap();
     assert!(plain.values.iter().all(|value| matches!(value.ty.dtype, DType::F32 | DType::I32)));
-    let wide = training_step(&model(), &train(Precision::F64, None), step::Options::default()).unwrap();
+    let wide = training_step(&model(DType::F64), &train(Precision::F64, None), step::Options::default()).unwrap();
     for value in plain.values.iter_mut().filter(|value| value.ty.dtype == DType::F32) {
         value.ty.dtype = DType::F64;
     }
@@ -150,12 +151,12 @@ fn a_carried_value_is_cast_where_its_repeat_begins() {
     b.loss(sum, count);
     let step = training_step(&b.finish(), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
     assert!(verify(&step).is_empty(), "{:?}", verify(&step));
-    assert_eq!(types(&step, "pooled"), [DType::Bf16, DType::F32]);
+    assert_eq!(types(&step, "pooled"), [DType::F32, DType::Bf16]);
 }
 
 #[test]
 fn a_narrowing_cast_passes_maxima_and_no_sums() {
-    let step = training_step(&model(), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
+    let step = training_step(&model(DType::F32), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
     let mut casts = 0;
     for op in (0..step.ops.len()).map(OpId::new).filter(|op| matches!(step.op(*op).kind, Kind::Map(_))) {
         let rule = SizedRule::of(&step, op).unwrap();
@@ -206,7 +207,7 @@ fn an_overflow_changes_nothing_but_the_scale() {
         [Optimizer::adamw(), Optimizer::sgd(), Optimizer::Adafactor { power: 0.8, eps: 0.01, floor: 1e-3, limit: 1.0, decay: 0.1 }]
     {
         let train = Train { optimizer, lr: 0.01, ..train(Recipe::Fp16.precision(), Some(how)) };
-        let step = training_step(&model(), &train, step::Options::default()).unwrap();
+        let step = training_step(&model(DType::F32), &train, step::Options::default()).unwrap();
         let mut leaves = sample::leaves(&step, 3);
         let begun = leaves.clone();
         let mut scales = Vec::new();
@@ -260,7 +261,7 @@ fn a_scale_of_a_power_of_two_is_none_in_wide_types() {
 
 #[test]
 fn copies_begin_as_their_parameters_before_those_are_rounded() {
-    let step = training_step(&model(), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
+    let step = training_step(&model(DType::F32), &train(Recipe::Bf16.precision(), None), step::Options::default()).unwrap();
     let leaves = sample::leaves(&step, 5);
     let (param, copy) = (&leaves[&(named(&step, "up"), 1)], &leaves[&(named(&step, "up.master"), 1)]);
     assert_ne!(param, copy);

@@ -81,10 +81,14 @@ impl Rank<'_> {
         Ok(())
     }
 
+    /// The elements that this rank holds of a buffer of floating-point numbers.
+    pub fn numbers(&self, buffer: usize) -> Vec<f64> {
+        numbers::read(self.view.role.buffers[buffer].dtype, self.bytes(self.view.place(buffer, 0)))
+    }
+
     /// The value of a scalar buffer.
     pub fn scalar(&self, buffer: usize) -> f64 {
-        let bytes = self.bytes(self.view.place(buffer, 0));
-        numbers::read(self.view.role.buffers[buffer].dtype, bytes)[0]
+        self.numbers(buffer)[0]
     }
 }
 

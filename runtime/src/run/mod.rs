@@ -447,8 +447,7 @@ impl Shared<'_> {
                 continue;
             }
             let shard = view.shard(*id, 0);
-            let bytes = worker.bytes(view.place(*id, 0));
-            let values = numbers::read(buffer.dtype, bytes);
+            let values = worker.numbers(*id);
             let mut gathered = self.gathered.lock().expect("no rank panics while it holds this");
             let base = name.split(".grad").next().unwrap_or(name).to_owned();
             let entry =
