@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
-use partita_frontend::{Diagnostic, Model, Setting, Source, load};
+use partita_frontend::{Diagnostic, Loaded, Model, Setting, Source, load_with, locate};
 use partita_ir::graph::{Class, Kind, Leaf};
 use serde::Serialize;
 
 use crate::arguments::{CheckArguments, Format, ModelArguments, Shown};
-use crate::failure::{Failure, print, read};
+use crate::failure::{Failure, print, read, sources, words};
 use crate::table::{count, heading, table};
 
 /// Reads a model with its settings.
@@ -16,7 +16,9 @@ pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
     let text = read(&arguments.model)?;
     let name = arguments.model.display().to_string();
     let settings: Vec<Setting> = arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
-    load(Source { name: &name, text: &text }, &settings).map_err(|diagnostics| Failure::Told { source: Some((name, text)), diagnostics })
+    let mut used = |path: &str| std::fs::read_to_string(path).map_err(|error| words(&error));
+    let Loaded { files, model } = load_with(Source { name: &name, text: &text }, &settings, &mut used);
+    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
 }
 
 /// What `--format json` prints of a model.
@@ -33,9 +35,18 @@ struct Checked {
     /// The same by class.
     classes: BTreeMap<&'static str, usize>,
     settings: BTreeMap<String, String>,
+    /// What the file says of what it declares.
+    docs: Vec<Documented>,
     /// The graph in its text form, with `--verbose`.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Documented {
+    kind: &'static str,
+    name: String,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -68,6 +79,7 @@ struct Position {
 
 #[derive(Serialize)]
 struct Label<'a> {
+    file: &'a str,
     line: usize,
     column: usize,
     end: Position,
@@ -85,9 +97,9 @@ pub fn check(arguments: &CheckArguments, shown: &Shown) -> Result<(), Failure> {
                 Format::Text => print(&text(&model, shown)),
             }
         }
-        (Err(Failure::Told { source, diagnostics }), Format::Json) => {
-            let source = source.as_ref().map(|(name, text)| Source { name, text });
-            print(&json(&diagnostics.iter().map(|diagnostic| wrong(source, diagnostic)).collect::<Vec<_>>()))?;
+        (Err(Failure::Told { files, diagnostics }), Format::Json) => {
+            let sources = sources(&files);
+            print(&json(&diagnostics.iter().map(|diagnostic| wrong(&sources, diagnostic)).collect::<Vec<_>>()))?;
             Err(Failure::Shown)
         }
         (Err(failure), _) => Err(failure),
@@ -149,25 +161,27 @@ fn checked(model: &Model, shown: &Shown) -> Checked {
         operators: classes.iter().map(|(_, n)| n).sum(),
         classes: classes.into_iter().collect(),
         settings: model.settings.iter().cloned().collect(),
+        docs: model.docs.iter().map(|doc| Documented { kind: doc.kind, name: doc.name.clone(), text: doc.text.clone() }).collect(),
         graph: shown.verbose.then(|| partita_ir::text::print(&model.graph)),
     }
 }
 
-fn wrong<'a>(source: Option<Source<'a>>, diagnostic: &'a Diagnostic) -> Wrong<'a> {
-    let text = source.map_or("", |source| source.text);
+fn wrong<'a>(sources: &[Source<'a>], diagnostic: &'a Diagnostic) -> Wrong<'a> {
     let labels: Vec<Label<'a>> = diagnostic
         .labels
         .iter()
-        .map(|(span, said)| {
-            let start = position(text, span.start);
-            Label { line: start.line, column: start.column, end: position(text, span.end), text: said }
+        .filter_map(|(span, said)| {
+            let (source, first) = locate(sources, span.start)?;
+            let start = position(source.text, first);
+            let end = position(source.text, first + (span.end - span.start));
+            Some(Label { file: source.name, line: start.line, column: start.column, end, text: said })
         })
         .collect();
     let first = labels.first();
     Wrong {
         code: diagnostic.code,
         message: &diagnostic.message,
-        file: first.and(source).map(|source| source.name),
+        file: first.map(|label| label.file),
         line: first.map(|label| label.line),
         column: first.map(|label| label.column),
         end: first.map(|label| label.end),

@@ -14,8 +14,8 @@ use crate::arguments::Shown;
 pub enum Failure {
     /// Bad input of any kind.
     Told {
-        /// The file that the places are in, and its text.
-        source: Option<(String, String)>,
+        /// The files that the places are in, as they are numbered: names and texts.
+        files: Vec<(String, String)>,
         /// What is wrong, all of it.
         diagnostics: Vec<Diagnostic>,
     },
@@ -29,7 +29,7 @@ impl Failure {
     /// One thing that is wrong, at no place of a file.
     pub fn told(code: &'static str, message: impl std::fmt::Display, help: Option<String>) -> Self {
         let diagnostic = Diagnostic { code, message: message.to_string(), labels: Vec::new(), help };
-        Failure::Told { source: None, diagnostics: vec![diagnostic] }
+        Failure::Told { files: Vec::new(), diagnostics: vec![diagnostic] }
     }
 
     /// A file that cannot be read or written.
@@ -46,11 +46,11 @@ impl Failure {
     /// Prints it.
     pub fn show(&self, shown: &Shown) -> ExitCode {
         match self {
-            Failure::Told { source, diagnostics } => {
+            Failure::Told { files, diagnostics } => {
                 let color = shown.colored(std::io::stderr().is_terminal());
-                let (name, text) = source.as_ref().map_or(("", ""), |(name, text)| (name, text));
+                let told = partita_frontend::render(&sources(files), diagnostics, color);
                 // where nobody listens to stderr there is nobody to tell
-                let _ = std::io::stderr().lock().write_all(partita_frontend::render(Source { name, text }, diagnostics, color).as_bytes());
+                let _ = std::io::stderr().lock().write_all(told.as_bytes());
                 ExitCode::from(1)
             }
             Failure::Shown => ExitCode::from(1),
@@ -59,8 +59,13 @@ impl Failure {
     }
 }
 
+/// Files as the front end takes them.
+pub fn sources(files: &[(String, String)]) -> Vec<Source<'_>> {
+    files.iter().map(|(name, text)| Source { name, text }).collect()
+}
+
 /// What the system says, without its number.
-fn words(error: &std::io::Error) -> String {
+pub fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
     let end = text.find(" (os error").unwrap_or(text.len());
     let mut words = text[..end].to_owned();

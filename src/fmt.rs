@@ -43,7 +43,7 @@ fn one(file: &Path, check: bool, shown: &Shown) -> Result<bool, Failure> {
     let before = if piped { read_stdin()? } else { read(file)? };
     let after = match format(Source { name: &name, text: &before }) {
         Ok(after) => after,
-        Err(diagnostics) => return Err(Failure::Told { source: Some((name, before)), diagnostics }),
+        Err(diagnostics) => return Err(Failure::Told { files: vec![(name, before)], diagnostics }),
     };
     let changes = after != before;
     if check {

@@ -96,7 +96,7 @@ fn cluster(arguments: &PlanningArguments) -> Result<Cluster, Failure> {
                 help: Some(problem.help),
             })
             .collect();
-        Failure::Told { source: Some((name, text)), diagnostics }
+        Failure::Told { files: vec![(name, text)], diagnostics }
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceSpan};
 use partita_ir::graph::Span;
 
-use crate::Source;
+use crate::{Source, locate};
 
 /// One error of a user: a stable code, what is wrong with the numbers, where, and what would fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,47 +78,69 @@ impl miette::Diagnostic for Diagnostic {
     }
 }
 
-/// A diagnostic with the text that it speaks of.
+/// A diagnostic with the text that it speaks of, its places those of that text.
 #[derive(Debug)]
-struct Located<'a> {
-    diagnostic: &'a Diagnostic,
-    source: &'a NamedSource<String>,
+struct Located {
+    diagnostic: Diagnostic,
+    source: NamedSource<String>,
 }
 
-impl fmt::Display for Located<'_> {
+impl Located {
+    /// Places in other files than the first are told in the help.
+    fn new(diagnostic: &Diagnostic, sources: &[Source<'_>]) -> Self {
+        let first = diagnostic.labels.first().and_then(|(span, _)| locate(sources, span.start));
+        let source = first.map(|(source, _)| source).or(sources.first().copied()).unwrap_or(Source { name: "", text: "" });
+        let (mut labels, mut elsewhere) = (Vec::new(), Vec::new());
+        for (span, said) in &diagnostic.labels {
+            let Some((at, start)) = locate(sources, span.start) else { continue };
+            if at.name == source.name {
+                labels.push((Span { start, end: start + (span.end - span.start) }, said.clone()));
+            } else {
+                let before = at.text.get(..start as usize).unwrap_or(at.text);
+                let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+                elsewhere.push(format!("{}:{}:{column}: {said}", at.name, before.matches('\n').count() + 1));
+            }
+        }
+        let help: Vec<String> = elsewhere.into_iter().chain(diagnostic.help.clone()).collect();
+        let help = (!help.is_empty()).then(|| help.join("\n"));
+        let diagnostic = Diagnostic { labels, help, ..diagnostic.clone() };
+        Self { diagnostic, source: NamedSource::new(source.name, source.text.to_owned()) }
+    }
+}
+
+impl fmt::Display for Located {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.diagnostic.fmt(f)
     }
 }
 
-impl std::error::Error for Located<'_> {}
+impl std::error::Error for Located {}
 
-impl miette::Diagnostic for Located<'_> {
+impl miette::Diagnostic for Located {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.diagnostic.code()
     }
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        miette::Diagnostic::help(self.diagnostic)
+        miette::Diagnostic::help(&self.diagnostic)
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         self.diagnostic.labels()
     }
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(self.source)
+        Some(&self.source)
     }
 }
 
-/// The diagnostics as people read them, one after the other with the lines of the file that they speak of.
-pub fn render(source: Source<'_>, diagnostics: &[Diagnostic], color: bool) -> String {
+/// The diagnostics as people read them, one after the other with the lines of the files that they speak of.
+pub fn render(sources: &[Source<'_>], diagnostics: &[Diagnostic], color: bool) -> String {
     let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(120);
-    let text = NamedSource::new(source.name, source.text.to_owned());
     let mut out = String::new();
     for (position, diagnostic) in diagnostics.iter().enumerate() {
         if position > 0 {
             out.push('\n');
         }
-        let located = Located { diagnostic, source: &text };
+        let located = Located::new(diagnostic, sources);
         // a report that cannot be drawn is still told in words
         if handler.render_report(&mut out, &located).is_err() {
             let _ = writeln!(out, "{}: {}", diagnostic.code, diagnostic.message);

@@ -14,9 +14,11 @@ mod loss;
 mod moves;
 mod op;
 mod order;
+mod parts;
 mod scope;
 mod state;
 mod statement;
+mod unroll;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +45,7 @@ const MOST_ELEMENTS: u128 = 1 << 62;
 /// Axes of a tensor.
 const MOST_DIMS: usize = 16;
 
-/// An axis as the file declares it. Its position is its id in the graph.
+/// An axis as the file declares it.
 #[derive(Debug)]
 struct AxisEntry {
     name: String,
@@ -76,7 +78,7 @@ struct Elaborator<'a> {
     section: &'a Section,
     diagnostics: &'a mut Diagnostics,
     builder: Builder,
-    axes: Vec<AxisEntry>,
+    axes: BTreeMap<AxisId, AxisEntry>,
     axis_names: BTreeMap<String, AxisId>,
     /// In file order: a block calls blocks before it.
     blocks: Vec<BlockEntry<'a>>,
@@ -102,7 +104,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         section,
         diagnostics,
         builder: Builder::new(name, section.train.precision.accumulate),
-        axes: Vec::new(),
+        axes: BTreeMap::new(),
         axis_names: BTreeMap::new(),
         blocks: Vec::new(),
         block_names: BTreeMap::new(),

@@ -90,6 +90,12 @@ impl Num {
                 let expr = function(partita_ir::formula::x(0)).expr();
                 Num::real(expr.eval(&[a.to_f64()], &[], &|_, _| 0.0, &mut Vec::new()))
             }
+            (Form::Function2(function), [a, b]) => {
+                let expr = function(partita_ir::formula::x(0), partita_ir::formula::x(1)).expr();
+                let value = expr.eval(&[a.to_f64(), b.to_f64()], &[], &|_, _| 0.0, &mut Vec::new());
+                let whole = a.whole().is_some() && b.whole().is_some();
+                Num::real(value).map(|value| if whole { Num::of(value.to_f64()) } else { value })
+            }
             (Form::Where, [c, a, b]) => Some(if c.to_f64() != 0.0 { *a } else { *b }),
             _ => None,
         }

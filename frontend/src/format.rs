@@ -21,7 +21,7 @@ use partita_ir::graph::Span;
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::lexer::{Token, lex};
 use crate::parse::parse;
-use crate::{Source, of_readable_size};
+use crate::{Source, readable_size};
 use piece::{Kind, Piece};
 
 /// Columns of a line of code, its comment not counted.
@@ -42,10 +42,11 @@ const INDENT: usize = 4;
 /// # Errors
 /// All errors of syntax, in order of position.
 pub fn format(source: Source<'_>) -> Result<String, Vec<Diagnostic>> {
-    of_readable_size(source.text.len(), "has")?;
+    let refused = |bytes: usize, has: &str| readable_size(bytes, has).map_or(Ok(()), |diagnostic| Err(vec![diagnostic]));
+    refused(source.text.len(), "has")?;
     let tokens = parsed(source.text).map_err(Diagnostics::sorted)?;
     let formatted = columns::print(&Reader::new(source.text).read(&tokens));
-    of_readable_size(formatted.len(), "would have, formatted,")?;
+    refused(formatted.len(), "would have, formatted,")?;
     let again = parsed(&formatted).unwrap_or_default();
     assert!(words(source.text, &tokens).eq(words(&formatted, &again)), "formatting changes spaces and commas that mean nothing alone");
     Ok(formatted)
@@ -54,8 +55,8 @@ pub fn format(source: Source<'_>) -> Result<String, Vec<Diagnostic>> {
 /// The tokens of a text, if it has no errors of syntax.
 fn parsed(text: &str) -> Result<Vec<(Token, Span)>, Diagnostics> {
     let mut diagnostics = Diagnostics::default();
-    let tokens = lex(text, &mut diagnostics);
-    parse(text, tokens.clone(), &mut diagnostics);
+    let tokens = lex(text, 0, &mut diagnostics);
+    parse(text, 0, tokens.clone(), &mut diagnostics);
     if diagnostics.is_empty() { Ok(tokens) } else { Err(diagnostics) }
 }
 

@@ -21,6 +21,9 @@ pub(crate) enum Token {
     Name,
     #[regex(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")]
     Number,
+    /// In quotes.
+    #[regex(r#""[^"\n]*""#)]
+    Text,
     #[token("(")]
     OpenParen,
     #[token(")")]
@@ -65,8 +68,7 @@ pub(crate) enum Token {
     Slash,
     #[token("|")]
     Bar,
-    /// Characters that begin no token, and strings, reported by the lexer.
-    #[regex(r#""[^"\n]*""#)]
+    /// Characters that begin no token, reported by the lexer.
     Strange,
     /// After the last character.
     End,
@@ -78,6 +80,7 @@ impl fmt::Display for Token {
             Token::Newline => "the end of the line",
             Token::Name => "a name",
             Token::Number => "a number",
+            Token::Text => "a text",
             Token::OpenParen => "`(`",
             Token::CloseParen => "`)`",
             Token::OpenBracket => "`[`",
@@ -106,10 +109,10 @@ impl fmt::Display for Token {
     }
 }
 
-/// The tokens of `text`, with [`Token::End`] last. Characters that begin no token are reported; a line that has them is
+/// The tokens of `text`, whose first byte counts as number `base`, with [`Token::End`] last. Characters that begin no token are reported; a line that has them is
 /// not worth another report.
-pub(crate) fn lex(text: &str, diagnostics: &mut Diagnostics) -> Vec<(Token, Span)> {
-    let at = |position: usize| u32::try_from(position).expect("the size of the text was checked");
+pub(crate) fn lex(text: &str, base: u32, diagnostics: &mut Diagnostics) -> Vec<(Token, Span)> {
+    let at = |position: usize| base + u32::try_from(position).expect("the size of the text was checked");
     let mut tokens: Vec<(Token, Span)> = Vec::new();
     for (token, range) in Token::lexer(text).spanned() {
         let span = Span { start: at(range.start), end: at(range.end) };
@@ -118,7 +121,7 @@ pub(crate) fn lex(text: &str, diagnostics: &mut Diagnostics) -> Vec<(Token, Span
             (token, _) => tokens.push((token, span)),
         }
     }
-    let slice = |span: Span| &text[span.start as usize..span.end as usize];
+    let slice = |span: Span| &text[(span.start - base) as usize..(span.end - base) as usize];
     for (_, span) in tokens.iter().filter(|(token, _)| *token == Token::Strange) {
         diagnostics.push(strange(slice(*span), *span));
     }
@@ -138,7 +141,8 @@ fn strange(found: &str, span: Span) -> Diagnostic {
     };
     let diagnostic = Diagnostic::new("partita::syntax::unexpected_character", message).label(span, "here");
     match found.chars().next() {
-        Some('"' | '\'') => diagnostic.help("the language has no strings; comments begin with `#`"),
+        Some('"') => diagnostic.help("a text ends with `\"` on its line; comments begin with `#`"),
+        Some('\'') => diagnostic.help("a text stands in `\"`; comments begin with `#`"),
         Some(';') => diagnostic.help("a statement ends with its line; write each on a line of its own"),
         Some('&' | '!') => diagnostic.help(
             "conditions are joined with `and`, `or` and `not`; comparisons of elements give 0 or 1: `a * b` is 1 where both hold, `max(a, b)` where one does, `1 - a` where it does not",

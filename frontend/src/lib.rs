@@ -78,8 +78,10 @@
 //! **Invariant:** nothing here knows a model, and no input makes it panic or run without bound.
 
 mod diagnostics;
+mod docs;
 mod elaborate;
 mod evaluate;
+mod files;
 mod format;
 mod lexer;
 pub mod operators;
@@ -93,6 +95,8 @@ use partita_ir::train::Train;
 
 use diagnostics::Diagnostics;
 pub use diagnostics::{Diagnostic, render};
+pub use docs::Doc;
+pub use files::locate;
 pub use format::format;
 use settings::{Overrides, Settings};
 use syntax::{File, StatementKind};
@@ -126,44 +130,78 @@ pub struct Model {
     pub train: Train,
     /// Everything that [`Setting`]s reach with its final value, in file order, the `train` section last.
     pub settings: Vec<(String, String)>,
+    /// What its file says of what it declares, in file order.
+    pub docs: Vec<Doc>,
+}
+
+/// A model, or what is wrong with it, and the files that were read: names and texts, its own first. Places in
+/// diagnostics and in the graph are those of the texts one behind the other, see [`locate`].
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Every file that was read.
+    pub files: Vec<(String, String)>,
+    /// The model.
+    pub model: Result<Model, Vec<Diagnostic>>,
 }
 
 /// Longest file that is read, in bytes.
 const LONGEST_FILE: usize = 1 << 20;
 
-/// Reads a model, with some of its settings changed. Of several settings of one name the last counts.
+/// Reads a model that is one file, with some of its settings changed. Of several settings of one name the last counts.
 ///
 /// # Errors
 /// Everything that is wrong with the file and the settings, in order of position; see [`render`]. After 100 errors
 /// the others are left out, and where a `}` is missing names are not looked at.
 pub fn load(source: Source<'_>, settings: &[Setting]) -> Result<Model, Vec<Diagnostic>> {
+    load_with(source, settings, &mut |_| Err("this text is read alone".to_owned())).model
+}
+
+/// Reads a model as [`load`] does, with the files that it uses. `read` gives the text of a path, or why it has none; paths
+/// are relative to where the name of `source` is, and in their shortest form.
+pub fn load_with(source: Source<'_>, settings: &[Setting], read: &mut dyn FnMut(&str) -> Result<String, String>) -> Loaded {
+    if let Some(diagnostic) = readable_size(source.text.len(), "has") {
+        return Loaded { files: vec![(source.name.to_owned(), source.text.to_owned())], model: Err(vec![diagnostic]) };
+    }
     let mut diagnostics = Diagnostics::default();
-    of_readable_size(source.text.len(), "has")?;
-    let tokens = lexer::lex(source.text, &mut diagnostics);
-    let file = parse::parse(source.text, tokens, &mut diagnostics);
-    let name = name(&file, &mut diagnostics);
+    let mut reader = files::Reader::new(read, &mut diagnostics);
+    let file = reader.model(source);
+    let files = reader.files();
+    let mut model = checked(&file, settings, diagnostics);
+    if let Ok(model) = &mut model {
+        let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
+        model.docs = docs::docs(&file.statements, &sources);
+    }
+    Loaded { files, model }
+}
+
+/// The model of a file that was read.
+fn checked(file: &File, settings: &[Setting], mut diagnostics: Diagnostics) -> Result<Model, Vec<Diagnostic>> {
+    let name = name(file, &mut diagnostics);
     let mut overrides = Overrides::new(settings);
-    let settings = Settings::resolve(&file, &mut overrides, &mut diagnostics);
-    let section = train::resolve(&file, &settings, &mut overrides, &mut diagnostics);
+    let settings = Settings::resolve(file, &mut overrides, &mut diagnostics);
+    let section = train::resolve(file, &settings, &mut overrides, &mut diagnostics);
     let values: Vec<(String, String)> = settings.values().chain(section.values.iter().cloned()).collect();
     overrides.report_unused(&values, &mut diagnostics);
     if file.unbalanced {
         return Err(diagnostics.sorted());
     }
-    let graph = elaborate::elaborate(&file, &name, &settings, &section, &mut diagnostics);
+    let graph = elaborate::elaborate(file, &name, &settings, &section, &mut diagnostics);
     if diagnostics.is_empty() {
-        settings.report_unused(&file, &mut diagnostics);
+        settings.report_unused(file, &mut diagnostics);
     }
-    if diagnostics.is_empty() { Ok(Model { name, graph, train: section.train, settings: values }) } else { Err(diagnostics.sorted()) }
+    if diagnostics.is_empty() {
+        Ok(Model { name, graph, train: section.train, settings: values, docs: Vec::new() })
+    } else {
+        Err(diagnostics.sorted())
+    }
 }
 
-/// Refuses a file that is too large to be one of a model.
-fn of_readable_size(bytes: usize, has: &str) -> Result<(), Vec<Diagnostic>> {
-    if bytes <= LONGEST_FILE {
-        return Ok(());
-    }
-    let message = format!("the file {has} {bytes} bytes; a model has at most {LONGEST_FILE}");
-    Err(vec![Diagnostic::new("partita::size::too_large", message)])
+/// A report of a file that is too large to be one of a model.
+fn readable_size(bytes: usize, has: &str) -> Option<Diagnostic> {
+    (bytes > LONGEST_FILE).then(|| {
+        let message = format!("the file {has} {bytes} bytes; a model has at most {LONGEST_FILE}");
+        Diagnostic::new("partita::size::too_large", message)
+    })
 }
 
 /// The name of the model, which its first line says.

@@ -37,6 +37,10 @@ pub enum Axes {
     Some,
     /// Any number, the result's axes.
     Result,
+    /// An axis and the one that takes its place: `[axis -> wider]`.
+    Arrow,
+    /// The axis of the whole, perhaps behind those of the parts: `[whole]`, `[part, ... -> whole]`.
+    Whole,
 }
 
 /// An argument by position.
@@ -98,6 +102,8 @@ pub enum Form {
     Binary(Binary),
     /// A scalar function written with others.
     Function(fn(Formula) -> Formula),
+    /// The same of two.
+    Function2(fn(Formula, Formula) -> Formula),
     /// The second where the first is not 0, else the third.
     Where,
     /// A contraction.
@@ -108,6 +114,12 @@ pub enum Form {
     Mean,
     /// Rows of a table.
     Gather,
+    /// Tensors one behind the other.
+    Concat,
+    /// A tensor with more elements at its ends.
+    Pad,
+    /// 1 at a place, else 0.
+    OneHot,
     /// Softmax.
     Softmax,
     /// LayerNorm.
@@ -136,6 +148,11 @@ pub enum Form {
     Scatter,
     /// Multiplicative noise.
     Jitter,
+}
+
+/// `a - b floor(a / b)`
+fn modulo(a: Formula, b: Formula) -> Formula {
+    a.clone() - b.clone() * (a / b).unary(Unary::Floor)
 }
 
 /// `max(x, 0)`
@@ -192,6 +209,15 @@ pub const TABLE: &[Operator] = &[
     binary("min", Binary::Min, "the smaller of two"),
     binary("max", Binary::Max, "the larger of two"),
     binary("pow", Binary::Pow, "a to the power b"),
+    function("stop_gradient", Formula::held, "x, which counts as a constant where derivatives are taken"),
+    Operator {
+        name: "mod",
+        axes: Axes::None,
+        arguments: TWO,
+        options: &[],
+        form: Form::Function2(modulo),
+        doc: "what a is above the largest multiple of b that is not above it",
+    },
     Operator {
         name: "where",
         axes: Axes::None,
@@ -260,6 +286,34 @@ pub const TABLE: &[Operator] = &[
         options: &[],
         form: Form::Scatter,
         doc: "the reverse of `gather`: along the first axis, at each place the sum of what the indices put there, over the axes behind it",
+    },
+    Operator {
+        name: "one_hot",
+        axes: Axes::Exactly(&["axis"]),
+        arguments: &[Argument { name: "indices", takes: Takes::Places }],
+        options: &[],
+        form: Form::OneHot,
+        doc: "1 where the axis is at the index, else 0",
+    },
+    Operator {
+        name: "concat",
+        axes: Axes::Whole,
+        arguments: &[Argument { name: "x", takes: Takes::Tensors }],
+        options: &[],
+        form: Form::Concat,
+        doc: "tensors one behind the other along an axis; each is read along the one axis that not all of them have, or along those before `->`, one for all or one each",
+    },
+    Operator {
+        name: "pad",
+        axes: Axes::Arrow,
+        arguments: X,
+        options: &[
+            number("before", 0.0, "elements in front"),
+            number("after", 0.0, "elements behind"),
+            number("value", 0.0, "that they have"),
+        ],
+        form: Form::Pad,
+        doc: "more elements at the ends of an axis",
     },
     fold("rank", Form::Rank, "how many entries along the axes are larger, or equal and before: 0 for the first of a descending order"),
     Operator {
@@ -382,6 +436,8 @@ impl Operator {
             Axes::Exactly(parts) => format!("[{}]", parts.join(", ")),
             Axes::Some => "[axis, ...]".to_owned(),
             Axes::Result => "[result axes ...]".to_owned(),
+            Axes::Arrow => "[axis -> wider]".to_owned(),
+            Axes::Whole => "[whole]".to_owned(),
         };
         let mut inside: Vec<String> = self
             .arguments

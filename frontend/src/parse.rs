@@ -12,9 +12,9 @@ use crate::lexer::Token;
 use crate::syntax::{File, Name, join};
 
 /// Words that begin a statement or belong to one, and so name nothing else.
-pub(crate) const RESERVED: [&str; 22] = [
+pub(crate) const RESERVED: [&str; 26] = [
     "model", "set", "axis", "input", "weight", "state", "update", "block", "op", "repeat", "as", "return", "loss", "train", "none", "if",
-    "else", "true", "false", "not", "and", "or",
+    "else", "true", "false", "not", "and", "or", "let", "for", "assert", "use",
 ];
 
 /// A diagnostic was pushed; the statement cannot go on.
@@ -26,6 +26,8 @@ type Parsed<T> = Result<T, Failed>;
 /// The state of the descent.
 pub(crate) struct Parser<'a> {
     text: &'a str,
+    /// The number of the text's first byte.
+    base: u32,
     tokens: Vec<(Token, Span)>,
     position: usize,
     /// Where the statement begins that is being read.
@@ -40,28 +42,36 @@ pub(crate) struct Parser<'a> {
     closed_at: Option<usize>,
     /// Whether a body does not end where it should, so that nobody can tell what belongs to it.
     unbalanced: bool,
+    /// Whether the innermost body is that of a `for`, where axes may be declared.
+    unrolled: bool,
     diagnostics: &'a mut Diagnostics,
 }
 
-/// Reads a file.
-pub(crate) fn parse(text: &str, tokens: Vec<(Token, Span)>, diagnostics: &mut Diagnostics) -> File {
-    let mut parser = Parser {
-        text,
-        tokens,
-        position: 0,
-        statement: 0,
-        open: Vec::new(),
-        depth: 0,
-        closed_early: 0,
-        closed_at: None,
-        unbalanced: false,
-        diagnostics,
-    };
+/// Reads a file, whose first byte counts as number `base`.
+pub(crate) fn parse(text: &str, base: u32, tokens: Vec<(Token, Span)>, diagnostics: &mut Diagnostics) -> File {
+    let mut parser = Parser::new(text, base, tokens, diagnostics);
     let statements = parser.file();
     File { statements, unbalanced: parser.unbalanced }
 }
 
 impl<'a> Parser<'a> {
+    fn new(text: &'a str, base: u32, tokens: Vec<(Token, Span)>, diagnostics: &'a mut Diagnostics) -> Self {
+        Self {
+            text,
+            base,
+            tokens,
+            position: 0,
+            statement: 0,
+            open: Vec::new(),
+            depth: 0,
+            closed_early: 0,
+            closed_at: None,
+            unbalanced: false,
+            unrolled: false,
+            diagnostics,
+        }
+    }
+
     /// The current token; newlines do not count inside brackets.
     fn peek(&mut self) -> Token {
         if !self.open.is_empty() {
@@ -90,7 +100,12 @@ impl<'a> Parser<'a> {
     }
 
     fn slice(&self, span: Span) -> &'a str {
-        &self.text[span.start as usize..span.end as usize]
+        &self.text[self.place(span.start)..self.place(span.end)]
+    }
+
+    /// Where a byte stands in the text.
+    fn place(&self, byte: u32) -> usize {
+        (byte - self.base) as usize
     }
 
     fn advance(&mut self) -> Span {
@@ -138,7 +153,7 @@ impl<'a> Parser<'a> {
         let here = self.here();
         let before = self.previous();
         // a statement may begin a line, the rest of one may not
-        let between = self.text.get(before.end as usize..here.start as usize).unwrap_or_default();
+        let between = self.text.get(self.place(before.end)..self.place(here.start)).unwrap_or_default();
         let new_line = self.position > self.statement && (between.contains('\n') || token == Token::Newline);
         let found = match token {
             Token::Name | Token::Number => {
@@ -151,13 +166,17 @@ impl<'a> Parser<'a> {
         };
         // what is missing at the end of a line is missing there, not where the next line begins
         let (place, found) = if new_line && token != Token::End {
-            let last = self.text[..before.end as usize].char_indices().next_back().map_or(0, |(start, _)| start as u32);
-            (Span { start: last, end: before.end }, "the end of the line".to_owned())
+            let last = self.text[..self.place(before.end)].char_indices().next_back().map_or(0, |(start, _)| start as u32);
+            (Span { start: self.base + last, end: before.end }, "the end of the line".to_owned())
         } else {
             (here, found)
         };
         let mut diagnostic = Diagnostic::new("partita::syntax::expected", format!("expected {expected}, found {found}"));
         diagnostic = diagnostic.label(place, if new_line { "after this" } else { "here" });
+        if token == Token::Text && !new_line {
+            diagnostic = diagnostic
+                .help("texts stand behind `use` and `assert` alone; a setting that chooses has words: `set activation = gelu | relu`");
+        }
         if let Some((open, span)) = self.open.last().filter(|(_, span)| *span != place) {
             diagnostic = diagnostic.label(*span, format!("inside this {open}"));
         }

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use crate::Setting;
 use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean_of, listed};
 use crate::evaluate::{Found, Known, Num, Scope, Word, known, names_in};
-use crate::syntax::{Defines, File, Name, SetValue, StatementKind, expressions};
+use crate::syntax::{Defines, Expr, File, Name, SetValue, StatementKind, expressions};
 use crate::train::BY_NAME;
 
 /// More settings than any model needs.
 const MOST_SETTINGS: usize = 1000;
 
-/// A `set` line and its final value, `None` if that is broken.
+/// A `set` or `let` line of the file and its final value, `None` if that is broken.
 #[derive(Debug)]
 struct Row {
     name: String,
@@ -21,6 +21,15 @@ struct Row {
     value: Option<Known>,
     /// Whether `--set` gave it.
     replaced: bool,
+    /// Whether it is a `let` line, which `--set` does not reach.
+    fixed: bool,
+}
+
+/// A line that gives a name a value.
+enum Line<'a> {
+    Set(&'a SetValue),
+    Let(&'a Expr),
+    Broken,
 }
 
 /// What `--set` says, by name; the last of a name counts.
@@ -107,17 +116,18 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Evaluates the `set` lines in order; a line sees those above it.
+    /// Evaluates the `set` and `let` lines in order; a line sees those above it.
     pub(crate) fn resolve(file: &File, overrides: &mut Overrides<'_>, diagnostics: &mut Diagnostics) -> Self {
         let lines = || {
             file.statements.iter().filter_map(|statement| match &statement.kind {
-                StatementKind::Set { name, value } => Some((name, Some(value))),
-                StatementKind::Broken { defines: Defines::Setting, name } => Some((name, None)),
+                StatementKind::Set { name, value } => Some((name, Line::Set(value))),
+                StatementKind::Let { name, value } => Some((name, Line::Let(value))),
+                StatementKind::Broken { defines: Defines::Setting, name } => Some((name, Line::Broken)),
                 _ => None,
             })
         };
         let mut settings = Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect() };
-        for (name, value) in lines() {
+        for (name, line) in lines() {
             if settings.rows.len() >= MOST_SETTINGS {
                 diagnostics.push(
                     Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_SETTINGS} settings"))
@@ -129,7 +139,15 @@ impl Settings {
                 diagnostics.push(twice("settings", &name.text, name.span, row.span));
                 continue;
             }
-            let default = value.map(|value| settings.default(value, overrides.gives(&name.text), diagnostics));
+            let default = match line {
+                Line::Let(value) => {
+                    let value = known(value, &settings, diagnostics);
+                    settings.rows.push(Row { name: name.text.clone(), span: name.span, value, replaced: false, fixed: true });
+                    continue;
+                }
+                Line::Set(value) => Some(settings.default(value, overrides.gives(&name.text), diagnostics)),
+                Line::Broken => None,
+            };
             let set = match &default {
                 Some(Some(Known::Truth(_))) => {
                     let set = overrides.take_word(name, &["true", "false"], diagnostics);
@@ -146,7 +164,7 @@ impl Settings {
             };
             let replaced = set.is_some();
             let value = set.unwrap_or_else(|| default.flatten());
-            settings.rows.push(Row { name: name.text.clone(), span: name.span, value, replaced });
+            settings.rows.push(Row { name: name.text.clone(), span: name.span, value, replaced, fixed: false });
         }
         settings.later.clear();
         settings
@@ -201,7 +219,10 @@ impl Settings {
 
     /// Every setting with its value, in file order.
     pub(crate) fn values(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        self.rows.iter().map(|row| (row.name.clone(), row.value.as_ref().map_or_else(String::new, Known::to_string)))
+        self.rows
+            .iter()
+            .filter(|row| !row.fixed)
+            .map(|row| (row.name.clone(), row.value.as_ref().map_or_else(String::new, Known::to_string)))
     }
 }
 

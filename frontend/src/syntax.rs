@@ -31,6 +31,12 @@ pub(crate) enum StatementKind {
     Model(Name),
     /// `set ffn = 4 * hidden`
     Set { name: Name, value: SetValue },
+    /// `let wide = 4 * hidden`
+    Let { name: Name, value: Expr },
+    /// `use "blocks.partita"`
+    Use { path: Name },
+    /// `assert hidden > heads, "{hidden} is too small"`
+    Assert { condition: Expr, message: Vec<Said> },
     /// `axis past = seq : seq`
     Axis { name: Name, size: Option<Expr>, role: Option<Name> },
     /// `input tokens[batch, seq] : tokens`, `input documents[batch, seq] : documents(0)`
@@ -47,6 +53,8 @@ pub(crate) enum StatementKind {
     Assign { name: Name, value: Expr },
     /// `repeat layers as layer { ... }`
     Repeat { count: Expr, name: Option<Name>, body: Vec<Statement> },
+    /// `for stage in 0 .. stages { ... }`
+    For { name: Name, over: Over, body: Vec<Statement> },
     /// `if tied { ... } else { ... }`; behind an `else if` stands one such statement.
     If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
@@ -116,6 +124,25 @@ pub(crate) struct Op {
     pub reduce: Option<(Name, Vec<Name>)>,
     pub class: Option<Name>,
     pub value: Expr,
+    /// `derivative a = ...` of arguments whose derivative the file says.
+    pub derivatives: Vec<(Name, Expr)>,
+}
+
+/// What a `for` goes through.
+#[derive(Debug)]
+pub(crate) enum Over {
+    /// `0 .. 4`, the last left out.
+    Range(Expr, Expr),
+    /// `[64, 128]`
+    List(Vec<Expr>),
+}
+
+/// A part of a message.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Text(String),
+    /// `{hidden / heads}`
+    Value(Expr),
 }
 
 /// An entry of the `train` section.
@@ -211,6 +238,8 @@ impl BinaryOp {
 pub(crate) struct Call {
     pub name: Name,
     pub axes: Option<Vec<Name>>,
+    /// How many of the axes stand before a `->`.
+    pub arrow: Option<usize>,
     pub arguments: Vec<Argument>,
 }
 
@@ -243,6 +272,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
     for statement in statements {
         match &statement.kind {
             StatementKind::Set { value: SetValue::Expr(expr), .. }
+            | StatementKind::Let { value: expr, .. }
             | StatementKind::Assign { value: expr, .. }
             | StatementKind::Update { value: expr, .. }
             | StatementKind::Return(expr)
@@ -250,7 +280,22 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
             StatementKind::Axis { size, .. } => size.iter().for_each(&mut *visit),
             StatementKind::Weight { value, condition, .. } => value.iter().chain(condition).for_each(&mut *visit),
-            StatementKind::Op(op) => visit(&op.value),
+            StatementKind::Op(op) => op.derivatives.iter().map(|(_, value)| value).chain([&op.value]).for_each(&mut *visit),
+            StatementKind::Assert { condition, message } => {
+                visit(condition);
+                for part in message {
+                    if let Said::Value(expr) = part {
+                        visit(expr);
+                    }
+                }
+            }
+            StatementKind::For { over, body, .. } => {
+                match over {
+                    Over::Range(first, end) => [first, end].into_iter().for_each(&mut *visit),
+                    Over::List(items) => items.iter().for_each(&mut *visit),
+                }
+                expressions(body, visit);
+            }
             StatementKind::Block(block) => expressions(&block.body, visit),
             StatementKind::Repeat { count, body, .. } => {
                 visit(count);
@@ -269,7 +314,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                     }
                 }
             }
-            StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Broken { .. } => {}
+            StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Use { .. } | StatementKind::Broken { .. } => {}
         }
     }
 }

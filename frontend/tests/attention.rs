@@ -40,7 +40,7 @@ const TOKENS: [f64; 12] = [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 0.0, 1.0, 1.0, 0.0, 2.0
 fn model(body: &str) -> Model {
     let text = format!("{HEAD}{body}\nloss mean[batch, seq, heads, dim](y * probe)\ntrain {{ batch = 2\n precision = f64 }}\n");
     let source = Source { name: "small", text: &text };
-    let model = load(source, &[]).unwrap_or_else(|errors| panic!("{}", render(source, &errors, false)));
+    let model = load(source, &[]).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
     assert_eq!(verify(&model.graph), Vec::new(), "{body}");
     model
 }

@@ -31,7 +31,7 @@ fn mistakes_are_told_as_before() {
         let source = Source { name: &name, text: &text };
         let told = match load(source, &settings) {
             Ok(_) => "no error\n".to_owned(),
-            Err(errors) => render(source, &errors, false),
+            Err(errors) => render(&[source], &errors, false),
         };
         let told: String = told.lines().map(|line| format!("{}\n", line.trim_end())).collect();
         let expected = path.with_extension("txt");

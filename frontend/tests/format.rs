@@ -10,7 +10,7 @@ const MODELS: [(&str, &str); 3] = [
 
 fn formatted(text: &str) -> String {
     let source = Source { name: "formatted", text };
-    format(source).unwrap_or_else(|errors| panic!("{text}\n{}", render(source, &errors, false)))
+    format(source).unwrap_or_else(|errors| panic!("{text}\n{}", render(&[source], &errors, false)))
 }
 
 /// Formats a text and then what comes out, which stays.

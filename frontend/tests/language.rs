@@ -28,7 +28,7 @@ x = gather[vocab](table, tokens)
 fn model(body: &str) -> Model {
     let text = format!("{HEAD}{body}\ntrain {{ batch = 2\n precision = f64 }}\n");
     let source = Source { name: "small", text: &text };
-    let model = load(source, &[]).unwrap_or_else(|errors| panic!("{}", render(source, &errors, false)));
+    let model = load(source, &[]).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
     assert_eq!(verify(&model.graph), Vec::new(), "{body}");
     model
 }

@@ -20,7 +20,7 @@ fn model(name: &str, settings: &[(&str, &str)]) -> Model {
     let (name, text) = MODELS.into_iter().find(|row| row.0 == name).expect("the model is in the list");
     let source = Source { name, text };
     let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
-    load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(source, &errors, false)))
+    load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)))
 }
 
 fn parameters(graph: &Graph) -> u64 {

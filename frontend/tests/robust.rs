@@ -243,7 +243,7 @@ fn check(text: &str, settings: &[Setting]) {
                     assert!(text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize), "{error:?}");
                 }
             }
-            assert!(!render(source, &errors, false).is_empty());
+            assert!(!render(&[source], &errors, false).is_empty());
         }
     }
     if let Ok(once) = formatted(source) {

@@ -33,7 +33,7 @@ fn model(text: &str, settings: &[&str]) -> Model {
         .map(|(name, value)| Setting { name: name.to_owned(), value: value.to_owned() })
         .collect();
     let source = Source { name: "switches", text };
-    let model = load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(source, &errors, false)));
+    let model = load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
     assert_eq!(verify(&model.graph), Vec::new(), "{text}");
     model
 }

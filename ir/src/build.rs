@@ -2,7 +2,7 @@
 
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
-use crate::formula::{index, lit};
+use crate::formula::{index, lit, x};
 use crate::graph::{
     Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
     Value,
@@ -274,6 +274,43 @@ impl Builder {
         let result = (0..dims.len()).map(DimAccess::factor).collect();
         let rule = Rule { factors: dims.clone(), operands: vec![access], result, reduce: None, expr: Expr::operand(0) };
         self.rule(name, rule, &[value], &dims)
+    }
+
+    /// `value` with `before` elements of `fill` in front along `axis`, and as many behind as the new axis `wider` has left.
+    pub fn pad(&mut self, name: &str, value: ValueId, (axis, wider): (AxisId, AxisId), before: i64, fill: f64) -> ValueId {
+        let dims: Vec<AxisId> = self.dims(value).into_iter().map(|dim| if dim == axis { wider } else { dim }).collect();
+        let at = dims.iter().position(|dim| *dim == wider).expect("the value has the axis");
+        let mut access: Access = (0..dims.len()).map(DimAccess::factor).collect();
+        access[at].offset = -before;
+        let end = before + self.graph.size(axis) as i64;
+        let inside = lit(before as f64).at_most(index(at)) * index(at).below(lit(end as f64));
+        // what is read outside is 0 already
+        let expr = if fill == 0.0 { x(0) } else { inside.select(x(0), lit(fill)) };
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: vec![access], result, reduce: None, expr: expr.expr() };
+        self.rule(name, rule, &[value], &dims)
+    }
+
+    /// Values one behind the other: each along its own axis, the result along `whole`. Their other axes are the same.
+    pub fn concat(&mut self, name: &str, parts: &[(ValueId, AxisId)], whole: AxisId) -> ValueId {
+        let (first, part) = parts[0];
+        let dims: Vec<AxisId> = self.dims(first).into_iter().map(|dim| if dim == part { whole } else { dim }).collect();
+        let mut start = 0;
+        let mut accesses = Vec::new();
+        for (value, part) in parts {
+            let walk = |dim: AxisId| {
+                let wanted = if dim == *part { whole } else { dim };
+                let factor = dims.iter().position(|known| *known == wanted).expect("parts have the same other axes");
+                DimAccess { offset: if dim == *part { -start } else { 0 }, ..DimAccess::factor(factor) }
+            };
+            accesses.push(self.dims(*value).into_iter().map(walk).collect());
+            start += self.graph.size(*part) as i64;
+        }
+        // each part is 0 where it is not
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: accesses, result, reduce: None, expr: Expr::sum(parts.len()) };
+        let operands: Vec<ValueId> = parts.iter().map(|(value, _)| *value).collect();
+        self.rule(name, rule, &operands, &dims)
     }
 
     /// Opens a repeat over a new loop; gives what the body sees of the carried values. Repeats do not nest.

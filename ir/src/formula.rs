@@ -109,6 +109,14 @@ impl Formula {
     pub fn pow(self, other: Formula) -> Self {
         self.binary(Binary::Pow, other)
     }
+    /// This, with the derivative of `other`.
+    pub fn sloped(self, other: Formula) -> Self {
+        self.binary(Binary::Sloped, other)
+    }
+    /// This, with a derivative of 0.
+    pub fn held(self) -> Self {
+        self.sloped(lit(0.0))
+    }
     /// The finished expression.
     pub fn expr(&self) -> Expr {
         let mut expr = Expr::default();

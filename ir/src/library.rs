@@ -169,6 +169,17 @@ impl Builder {
         self.classed(class, |b| b.rule(name, rule, &operands, &dims))
     }
 
+    /// 1 where `axis` is at the place that an expression over `dims` names, else 0.
+    pub fn one_hot(&mut self, name: &str, place: &Pointwise, dims: &[AxisId], axis: AxisId) -> ValueId {
+        let dims: Vec<AxisId> = dims.iter().copied().chain([axis]).collect();
+        let mut reads = Reads { factors: dims.clone(), operands: Vec::new() };
+        let expr = reads.formula(place).equal(index(dims.len() - 1)).expr();
+        let (operands, accesses) = reads.finish();
+        let result = (0..dims.len()).map(DimAccess::factor).collect();
+        let rule = Rule { factors: dims.clone(), operands: accesses, result, reduce: None, expr };
+        self.rule(name, rule, &operands, &dims)
+    }
+
     /// Rotary position embedding (Su et al., 2021) of `value` along `axis`, in halves as Llama has it: element `i`
     /// pairs with `i + half`; angle = position of `seq` · base^(−2i/turned) where 2i is below `turned`, and other pairs
     /// stay as they are. `pair` and `half` are axes of size 2 and size/2 with `other` of size 2 a second name for `pair`.

@@ -129,6 +129,8 @@ words! {
         Eq "eq"
         /// `a != b`
         Ne "ne"
+        /// `a`, with the derivative of `b`
+        Sloped "sloped"
     }
 }
 
@@ -196,6 +198,7 @@ impl Binary {
             Binary::Le => truth(a <= b),
             Binary::Eq => truth(a == b),
             Binary::Ne => truth(a != b),
+            Binary::Sloped => a,
         }
     }
 }
@@ -583,7 +586,27 @@ impl Expr {
                 self.select(first, da, db)
             }
             Binary::Lt | Binary::Le | Binary::Eq | Binary::Ne => zero,
+            Binary::Sloped => db,
         }
+    }
+
+    /// The same values without what only derivatives need.
+    pub fn without_slopes(&self) -> Expr {
+        let mut placed: Vec<NodeId> = Vec::new();
+        let mut out = Expr::default();
+        for node in &self.nodes {
+            let at = |id: &NodeId| placed[*id as usize];
+            let id = match node {
+                Node::Binary(Binary::Sloped, a, _) => at(a),
+                Node::Unary(op, a) => out.push(Node::Unary(*op, at(a))),
+                Node::Binary(op, a, b) => out.push(Node::Binary(*op, at(a), at(b))),
+                Node::Select(c, a, b) => out.push(Node::Select(at(c), at(a), at(b))),
+                leaf => out.push(leaf.clone()),
+            };
+            placed.push(id);
+        }
+        out.root = placed[self.root as usize];
+        out.pruned()
     }
 
     /// How the expression depends on the operands that `member` picks, taken together.
@@ -610,6 +633,7 @@ impl Expr {
                     _ => Degree::Other,
                 },
                 Node::Binary(Binary::Div, a, b) if free(*b) => of(*a),
+                Node::Binary(Binary::Sloped, a, _) => of(*a),
                 Node::Select(c, a, b) if free(*c) => join(of(*a), of(*b)),
                 other if other.inputs().all(free) => Degree::Free,
                 _ => Degree::Other,
@@ -650,6 +674,7 @@ impl Expr {
             let flat = |id: NodeId| of(id) == Trend::Flat;
             trends.push(match *node {
                 Node::Operand(m) if m == n => Trend::Up,
+                Node::Binary(Binary::Sloped, a, _) => of(a),
                 ref other if other.inputs().all(flat) => Trend::Flat,
                 Node::Unary(Unary::Exp | Unary::Tanh | Unary::Floor | Unary::Sign | Unary::Sigmoid | Unary::Erf, a) => of(a),
                 Node::Unary(Unary::Neg, a) => turned(of(a)),

@@ -100,10 +100,22 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         let mean = b.classed(Class::Loss, |b| b.map(&term.name, &[sum, *count], &[], None, mean));
         b.graph.reports.push((term.name.clone(), mean));
     }
+    drop_slopes(&mut b.graph);
     update_phase(&mut b, train, &gradients, states, scale);
     rewrite::run(&mut b.graph);
     precision::assign(&mut b.graph, &train.precision, &gradients.into_values().flatten().collect());
     Ok(compact(&b.graph))
+}
+
+/// Takes out of the operators what only their derivatives needed. One that would not read an operand any more stays.
+fn drop_slopes(graph: &mut Graph) {
+    for op in &mut graph.ops {
+        let Kind::Map(rule) = &mut op.kind else { continue };
+        let plain = rule.expr.without_slopes();
+        if (0..op.operands.len()).all(|n| plain.reads(n)) {
+            rule.expr = plain;
+        }
+    }
 }
 
 /// The sum over all micro-batches of a part of a term of the loss.

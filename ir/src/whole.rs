@@ -44,6 +44,7 @@ impl Expr {
                 Node::Unary(Unary::Neg | Unary::Abs, a) => of(a),
                 Node::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::Ne, ..) => true,
                 Node::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Max | Binary::Min, a, b) => of(a) && of(b),
+                Node::Binary(Binary::Sloped, a, _) => of(a),
                 Node::Select(_, a, b) => of(a) && of(b),
                 Node::Random { .. } | Node::Unary(..) | Node::Binary(..) => false,
             };

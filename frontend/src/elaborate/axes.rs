@@ -2,7 +2,7 @@
 
 use partita_ir::axis::Role;
 use partita_ir::graph::Span;
-use partita_ir::id::{AxisId, Id, ValueId};
+use partita_ir::id::{AxisId, ValueId};
 
 use super::{AxisEntry, Elaborator, MOST_DIMS, MOST_ELEMENTS};
 use crate::diagnostics::{Diagnostic, did_you_mean, listed, plural};
@@ -25,28 +25,40 @@ impl Elaborator<'_> {
                 _ => continue,
             };
             if let Some(id) = self.axis_names.get(&name.text) {
-                let first = self.axes[id.index()].span;
+                let first = self.axes[id].span;
                 self.diagnostics.push(twice("axes", &name.text, name.span, first));
                 continue;
             }
-            if self.axes.len() >= MOST_AXES {
-                self.diagnostics.push(
-                    Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_AXES} axes"))
-                        .label(name.span, "one more"),
-                );
-                return;
-            }
-            let size = match size {
-                Some(expr) => self.whole(expr, &format!("the size of axis `{}`", name.text), 1, LONGEST),
-                None if broken => None,
-                None => self.size_by_name(name),
-            };
-            let size = size.map(|size| size as u64);
-            let role = if broken { None } else { role.map_or(Some(Role::None), |role| self.role(role)) };
-            let id = self.builder.axis(&name.text, size.unwrap_or(1), role.unwrap_or_default());
-            self.axes.push(AxisEntry { name: name.text.clone(), span: name.span, role, size });
+            let Some(id) = self.declare_axis(name, &name.text, size, role, broken) else { return };
             self.axis_names.insert(name.text.clone(), id);
         }
+    }
+
+    /// An axis that the graph calls `full`; none if there are too many.
+    pub(super) fn declare_axis(
+        &mut self,
+        name: &Name,
+        full: &str,
+        size: Option<&Expr>,
+        role: Option<&Name>,
+        broken: bool,
+    ) -> Option<AxisId> {
+        if self.axes.len() >= MOST_AXES {
+            self.diagnostics.push(
+                Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_AXES} axes")).label(name.span, "one more"),
+            );
+            return None;
+        }
+        let size = match size {
+            Some(expr) => self.whole(expr, &format!("the size of axis `{}`", name.text), 1, LONGEST),
+            None if broken => None,
+            None => self.size_by_name(name),
+        };
+        let size = size.map(|size| size as u64);
+        let role = if broken { None } else { role.map_or(Some(Role::None), |role| self.role(role)) };
+        let id = self.builder.axis(full, size.unwrap_or(1), role.unwrap_or_default());
+        self.axes.insert(id, AxisEntry { name: full.to_owned(), span: name.span, role, size });
+        Some(id)
     }
 
     /// The setting, or the batch of the `train` section, that an axis without a size has the name of.
@@ -92,12 +104,12 @@ impl Elaborator<'_> {
 
     /// The size of an axis, unless it is broken.
     pub(super) fn size(&self, id: AxisId) -> Option<u64> {
-        self.axes[id.index()].size
+        self.axes[&id].size
     }
 
     /// The axis of this name.
     pub(super) fn axis(&mut self, name: &Name) -> Option<AxisId> {
-        let letter = self.frame().letters.get(&name.text);
+        let letter = self.frame().axes.get(&name.text);
         let id = letter.or_else(|| self.axis_names.get(&name.text)).copied();
         if id.is_none() {
             let known: Vec<&str> = self.axis_names.keys().map(String::as_str).collect();
@@ -154,7 +166,7 @@ impl Elaborator<'_> {
     pub(super) fn among(&mut self, dims: &[AxisId], at: Span, what: &str, axis: AxisId, name: Span) -> bool {
         let found = dims.contains(&axis);
         if !found {
-            let (axis, shown) = (self.axes[axis.index()].name.clone(), self.shown(dims));
+            let (axis, shown) = (self.axes[&axis].name.clone(), self.shown(dims));
             self.diagnostics.push(
                 Diagnostic::new("partita::axis::missing", format!("{what} has no axis `{axis}`"))
                     .label(at, format!("has axes {shown}"))

@@ -179,7 +179,7 @@ impl<'a> Elaborator<'a> {
             }
             let block = self.blocks[index].block;
             let mut scratch = Builder::new("", self.builder.float);
-            scratch.graph.axes = self.builder.graph.axes[..self.axes.len()].to_vec();
+            scratch.graph.axes.clone_from(&self.builder.graph.axes);
             let builder = std::mem::replace(&mut self.builder, scratch);
             let mut bindings = Vec::new();
             for parameter in &block.parameters {

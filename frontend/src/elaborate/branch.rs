@@ -29,6 +29,7 @@ fn given(statements: &[Statement]) -> BTreeMap<&str, Given<'_>> {
             StatementKind::Assign { name, .. } | StatementKind::Broken { defines: Defines::Tensor, name } => {
                 vec![Given { name, always: true, weight: false }]
             }
+            StatementKind::Let { name, .. } => vec![Given { name, always: true, weight: false }],
             StatementKind::Weight { name, .. } => vec![Given { name, always: true, weight: true }],
             StatementKind::If { then, otherwise, .. } => either(then, otherwise),
             _ => Vec::new(),

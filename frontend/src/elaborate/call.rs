@@ -169,8 +169,14 @@ impl<'a> Elaborator<'a> {
             Axes::Exactly(parts) => (format!("{} in brackets", plural(parts.len(), "axis")), names.len() == parts.len()),
             Axes::Some => ("at least 1 axis in brackets".to_owned(), !names.is_empty()),
             Axes::Result => ("the result's axes in brackets".to_owned(), call.axes.is_some()),
+            Axes::Arrow => ("`[axis -> wider]` in brackets".to_owned(), names.len() == 2 && call.arrow == Some(1)),
+            Axes::Whole => {
+                let fits = if call.arrow.is_some() { call.arrow == Some(names.len().saturating_sub(1)) } else { names.len() == 1 };
+                ("`[whole]` or `[part, ... -> whole]` in brackets".to_owned(), fits)
+            }
         };
-        if !fits {
+        let arrow = matches!(row.axes, Axes::Arrow | Axes::Whole);
+        if !fits || (call.arrow.is_some() && !arrow) {
             self.diagnostics.push(
                 Diagnostic::new("partita::call::wrong_axes", format!("`{}` takes {wanted}", row.name))
                     .label(call.name.span, "in this call")
@@ -178,7 +184,11 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         }
-        self.axis_list(names)
+        match row.axes {
+            // parts may have an axis in common
+            Axes::Whole => names.iter().map(|name| self.axis(name)).collect(),
+            _ => self.axis_list(names),
+        }
     }
 
     pub(super) fn unknown_option(&mut self, row: &Operator, name: &Name) {

@@ -52,6 +52,9 @@ impl<'a> Elaborator<'a> {
                 let (rate, salt) = self.draw(Draw::DROPOUT, rate.to_f64(), span)?;
                 Some(self.builder.dropout(checked.tensors[0].0, rate, salt))
             }
+            Form::Concat => self.concat(checked, name),
+            Form::Pad => self.pad(checked, name),
+            Form::OneHot => self.one_hot(checked, name),
             Form::Rank => self.rank(checked, name),
             Form::Sort => self.sort(checked, name),
             Form::RunningSum => self.along(checked).map(|(x, axis)| self.builder.running_sum(name, x, axis)),
@@ -68,7 +71,7 @@ impl<'a> Elaborator<'a> {
                 None
             }
             // a call of these that gets here does not fit the table
-            Form::Unary(_) | Form::Binary(_) | Form::Function(_) | Form::Where | Form::Fold(_) | Form::Mean => None,
+            Form::Unary(_) | Form::Binary(_) | Form::Function(_) | Form::Function2(_) | Form::Where | Form::Fold(_) | Form::Mean => None,
         }
     }
 
@@ -310,7 +313,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// A number option that must be above 0.
-    fn positive(&mut self, checked: &Checked<'a>, name: &str) -> Option<f64> {
+    pub(super) fn positive(&mut self, checked: &Checked<'a>, name: &str) -> Option<f64> {
         let OptionValue::Number(value, span) = self.option(checked, name) else { return None };
         if value > 0.0 {
             return Some(value);

@@ -60,6 +60,34 @@ impl Fusion {
         Piece { node: self.expr.binary(Binary::Mul, piece.node, factor), dims: piece.dims.clone() }
     }
 
+    /// `value`, with a derivative of its own by those operands that one is given for.
+    pub(super) fn sloped(&mut self, value: &Piece, operands: &[(Piece, Option<Piece>)]) -> Piece {
+        let zero = self.expr.literal(0.0);
+        let held: Vec<(usize, NodeId)> = operands
+            .iter()
+            .filter(|(_, slope)| slope.is_some())
+            .filter_map(|(operand, _)| match self.expr.nodes[operand.node as usize] {
+                Node::Operand(n) => Some((n, self.expr.binary(Binary::Sloped, operand.node, zero))),
+                _ => None,
+            })
+            .collect();
+        let mut terms: Vec<NodeId> = Vec::new();
+        for (operand, slope) in operands {
+            let Some(slope) = slope else { continue };
+            let slope = self.expr.binary(Binary::Sloped, slope.node, zero);
+            terms.push(self.expr.binary(Binary::Mul, slope, operand.node));
+        }
+        if held.len() < operands.len() {
+            let whole = Scalar { nodes: self.expr.nodes.clone(), root: value.node }.pruned();
+            let mut operand = |expr: &mut Scalar, n: usize| {
+                held.iter().find(|(known, _)| *known == n).map_or_else(|| expr.push(Node::Operand(n)), |(_, held)| *held)
+            };
+            terms.push(self.expr.graft(&whole, &mut operand, &|axis| axis));
+        }
+        let slope = terms.into_iter().reduce(|sum, term| self.expr.binary(Binary::Add, sum, term)).unwrap_or(zero);
+        Piece { node: self.expr.binary(Binary::Sloped, value.node, slope), dims: value.dims.clone() }
+    }
+
     fn piece(&mut self, element: &Element) -> Piece {
         match element {
             Element::Number(value) => self.constant(*value),
@@ -425,6 +453,10 @@ fn apply(expr: &mut Scalar, row: &Operator, arguments: &[NodeId]) -> NodeId {
         (Form::Function(function), [a]) => {
             let a = *a;
             expr.graft(&function(x(0)).expr(), &mut |_, _| a, &|factor| factor)
+        }
+        (Form::Function2(function), [a, b]) => {
+            let both = [*a, *b];
+            expr.graft(&function(x(0), x(1)).expr(), &mut |_, n| both[n], &|factor| factor)
         }
         _ => unreachable!("`{}` has no scalar form", row.name),
     }

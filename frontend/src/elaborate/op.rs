@@ -94,7 +94,27 @@ impl<'a> Elaborator<'a> {
             );
         }
         self.check_op_expr(op, &letters, &op.value);
+        for (position, (name, value)) in op.derivatives.iter().enumerate() {
+            self.check_derivative(op, position, name);
+            self.check_op_expr(op, &letters, value);
+        }
         self.diagnostics.len() == before
+    }
+
+    /// Whether a derivative is with respect to a tensor, once.
+    fn check_derivative(&mut self, op: &Op, position: usize, name: &Name) {
+        if let Some((first, _)) = op.derivatives[..position].iter().find(|(known, _)| known.text == name.text) {
+            self.diagnostics.push(twice("derivatives", &name.text, name.span, first.span));
+        }
+        let tensors = || op.parameters.iter().filter(|parameter| parameter.axes.is_some()).map(|parameter| parameter.name.text.as_str());
+        if tensors().all(|known| known != name.text) {
+            let all = || format!("its tensors are {}", listed(tensors()));
+            self.diagnostics.push(
+                Diagnostic::new("partita::op::unknown_argument", format!("`{}` is no tensor of `{}`", name.text, op.name.text))
+                    .label(name.span, "nothing to differentiate by")
+                    .help(did_you_mean(&name.text, tensors(), all)),
+            );
+        }
     }
 
     /// The names and functions of an operator's expression.
@@ -199,7 +219,7 @@ impl<'a> Elaborator<'a> {
         if !self.fits(&dims, span) {
             return None;
         }
-        frame.letters = bound.letters.into_iter().collect();
+        frame.axes = bound.letters.into_iter().collect();
         self.frames.push(frame);
         let mut fusion = Fusion::default();
         let element = self.element(&mut fusion, &op.value);
@@ -208,8 +228,9 @@ impl<'a> Elaborator<'a> {
             Some(Element::Number(value)) => Some(fusion.constant(value)),
             None => None,
         };
+        let sloped = piece.and_then(|piece| self.sloped(&mut fusion, op, piece));
         self.frames.pop();
-        let node = piece?.node;
+        let node = sloped?.node;
         let reduce = op.reduce.as_ref().and_then(|(word, _)| Reduce::from_word(&word.text));
         let class = op.class.as_ref().and_then(|word| Class::from_word(&word.text)).unwrap_or(self.builder.class);
         let piece = Piece { node, dims: dims.iter().chain(&folded).copied().collect() };
@@ -218,6 +239,30 @@ impl<'a> Elaborator<'a> {
         let value = self.emit(&fusion, &piece, reduce.map(|reduce| (reduce, folded.as_slice())), name);
         self.builder.class = outer;
         Some(value)
+    }
+
+    /// The value of an operator with the derivatives that its lines say: those of `Σ derivative · argument`, in which the
+    /// derivatives are constants. By other arguments it is differentiated as it is written.
+    fn sloped(&mut self, fusion: &mut Fusion, op: &'a Op, value: Piece) -> Option<Piece> {
+        if op.derivatives.is_empty() {
+            return Some(value);
+        }
+        let said = |parameter: &Parameter| op.derivatives.iter().find(|(name, _)| name.text == parameter.name.text);
+        let mut tensors = Vec::new();
+        for parameter in op.parameters.iter().filter(|parameter| parameter.axes.is_some()) {
+            let Some(What::Tensor(tensor)) = self.frame().names.get(&parameter.name.text).map(|binding| &binding.what) else { return None };
+            let tensor = *tensor;
+            let piece = fusion.operand(tensor, self.builder.dims(tensor));
+            let slope = match said(parameter) {
+                Some((_, slope)) => Some(match self.element(fusion, slope)? {
+                    Element::Number(value) => fusion.constant(value),
+                    Element::Piece(piece) => self.floats(fusion, piece, slope.span)?,
+                }),
+                None => None,
+            };
+            tensors.push((piece, slope));
+        }
+        Some(fusion.sloped(&value, &tensors))
     }
 
     /// Binds the letters of an argument to the axes of a tensor; `false` after a report.

@@ -106,7 +106,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// Whether a tensor of these axes has none of this name yet; a report if it has.
-    fn is_new(&mut self, dims: &[AxisId], axis: AxisId, checked: &Checked<'a>, position: usize) -> bool {
+    pub(super) fn is_new(&mut self, dims: &[AxisId], axis: AxisId, checked: &Checked<'a>, position: usize) -> bool {
         let new = !dims.contains(&axis);
         if !new {
             let name = self.builder.graph.axis(axis).name.clone();

@@ -49,6 +49,8 @@ impl Kind {
 pub(super) enum Gone {
     /// A repeat assigned it, and it ended with the repeat.
     Repeat,
+    /// A `for` gave it, and it ended with its round.
+    For,
     /// Not every branch of an `if` assigned it; whether one declared it as a weight.
     Branch { weight: bool },
 }
@@ -76,8 +78,10 @@ pub(super) struct Frame {
     pub draws: u32,
     /// States that a statement gives their next value, and where.
     pub updated: BTreeMap<ValueId, Span>,
-    /// Axes that the letters of an operator stand for.
-    pub letters: BTreeMap<String, AxisId>,
+    /// Axes of its own: those that the letters of an operator stand for, or that a `for` declares.
+    pub axes: BTreeMap<String, AxisId>,
+    /// Whether what is elaborated is the body of a `for`.
+    pub unrolled: bool,
     /// The block that is called; none for the file.
     pub block: Option<usize>,
 }
@@ -157,6 +161,10 @@ impl Elaborator<'_> {
                     "this ends with its repeat",
                     format!("what a repeat gives to the lines behind it exists before it: assign `{name}` above the repeat too"),
                 ),
+                Gone::For => (
+                    "this ends with each round of its `for`",
+                    format!("what a `for` hands on exists before it: assign `{name}` above the `for` too"),
+                ),
                 Gone::Branch { .. } => (
                     "given here, and not in every branch",
                     format!("the lines behind an `if` see what every branch gives: give `{name}` in the others too, or above the `if`"),
@@ -186,7 +194,7 @@ impl Scope for Elaborator<'_> {
         let number = |value| Found::Known(Known::Number(value));
         // an axis stands for its size
         let size = |axis: &AxisId| self.size(*axis).map_or(Found::Broken, |size| number(Num::Int(size as i64)));
-        if let Some(axis) = self.frame().letters.get(name) {
+        if let Some(axis) = self.frame().axes.get(name) {
             return size(axis);
         }
         match self.settings.find(name) {

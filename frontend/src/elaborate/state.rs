@@ -1,7 +1,7 @@
 //! States: what a model keeps from step to step and does not train.
 
 use partita_ir::axis::Role;
-use partita_ir::id::{AxisId, Id};
+use partita_ir::id::AxisId;
 use partita_ir::scalar::Expr as Scalar;
 
 use super::Elaborator;
@@ -12,7 +12,7 @@ use crate::syntax::{Expr, Name};
 impl<'a> Elaborator<'a> {
     /// Whether the axes of a state are those of a tensor that outlives a batch; a report if not.
     pub(super) fn has_no_samples(&mut self, name: &Name, axes: &[Name], dims: &[AxisId]) -> bool {
-        let Some(position) = dims.iter().position(|axis| self.axes[axis.index()].role == Some(Role::Batch)) else { return true };
+        let Some(position) = dims.iter().position(|axis| self.axes[axis].role == Some(Role::Batch)) else { return true };
         self.diagnostics.push(
             Diagnostic::new("partita::state::batch_axis", format!("state `{}` has a batch axis", name.text))
                 .label(axes[position].span, "another batch, other samples")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
 use partita_ir::graph::{Init, Source, Span};
-use partita_ir::id::{AxisId, Id, ValueId};
+use partita_ir::id::{AxisId, ValueId};
 
 use super::Elaborator;
 use super::scope::{Binding, Gone, Kind, What, under};
@@ -32,6 +32,10 @@ impl<'a> Elaborator<'a> {
                 self.weight(name, axes, (init, value.as_ref()), condition.as_ref(), kind);
             }
             StatementKind::Update { name, value } => self.update(name, value),
+            StatementKind::Let { name, value } => self.let_known(name, value),
+            StatementKind::Assert { condition, message } => self.assert(condition, message),
+            StatementKind::For { name, over, body } => self.unroll(name, over, body),
+            StatementKind::Axis { name, size, role } if self.frame().unrolled => self.unrolled_axis(name, size.as_ref(), role.as_ref()),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
@@ -51,6 +55,7 @@ impl<'a> Elaborator<'a> {
             | StatementKind::Axis { .. }
             | StatementKind::Block(_)
             | StatementKind::Op(_)
+            | StatementKind::Use { .. }
             | StatementKind::Train(_)
             | StatementKind::Broken { .. } => {}
         }
@@ -137,7 +142,7 @@ impl<'a> Elaborator<'a> {
 
     /// Inputs have a batch axis, as large as the batch, and a sequence axis.
     fn input_axes(&mut self, names: &[Name], dims: &[AxisId]) -> bool {
-        let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis.index()].role).collect();
+        let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis].role).collect();
         // an axis without a known role was reported
         let Some(roles) = roles else { return false };
         if roles != [Role::Batch, Role::Seq] {
@@ -146,7 +151,7 @@ impl<'a> Elaborator<'a> {
                 diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");
             }
             for axis in dims {
-                let entry = &self.axes[axis.index()];
+                let entry = &self.axes[axis];
                 if entry.role == Some(Role::None) {
                     diagnostic = diagnostic.label(entry.span, "declared without a role");
                 }
@@ -158,7 +163,7 @@ impl<'a> Elaborator<'a> {
         if let (Some(size), Some(batch)) = (size, batch)
             && size != batch as u64
         {
-            let entry = &self.axes[dims[0].index()];
+            let entry = &self.axes[&dims[0]];
             let mut diagnostic = Diagnostic::new(
                 "partita::train::batch_differs",
                 format!("axis `{}` has size {size}, and the batch of the `train` section is {batch}", entry.name),
@@ -272,7 +277,8 @@ impl<'a> Elaborator<'a> {
         let taken = self.taken(body);
         let called = taken.iter().find_map(|statement| self.block_call(statement));
         // the block that names the loop shares its name only if nothing else in the body could clash with it
-        let own_weights = taken.iter().any(|statement| matches!(statement.kind, StatementKind::Weight { .. }));
+        let own = |kind: &StatementKind| matches!(kind, StatementKind::Weight { .. } | StatementKind::For { .. });
+        let own_weights = taken.iter().any(|statement| own(&statement.kind));
         let loop_name = match (name, called) {
             (Some(name), _) => name.text.clone(),
             (None, Some(called)) => called.name.text.clone(),
@@ -283,8 +289,7 @@ impl<'a> Elaborator<'a> {
 
         // what the body assigns and what existed before is carried
         let mut carried: Vec<(String, Binding)> = Vec::new();
-        for statement in taken {
-            let StatementKind::Assign { name, .. } = &statement.kind else { continue };
+        for name in taken.into_iter().flat_map(assigned) {
             let before = self.frame().names.get(&name.text).cloned().filter(|binding| binding.kind == Kind::Variable);
             if let Some(before) = before
                 && matches!(before.what, What::Tensor(_))
@@ -367,6 +372,16 @@ impl<'a> Elaborator<'a> {
             ExprKind::Binary(_, left, right) => self.block_in(left).or_else(|| self.block_in(right)),
             _ => None,
         }
+    }
+}
+
+/// The names that a statement may assign.
+fn assigned(statement: &Statement) -> Vec<&Name> {
+    match &statement.kind {
+        StatementKind::Assign { name, .. } => vec![name],
+        StatementKind::If { then, otherwise, .. } => then.iter().chain(otherwise).flat_map(assigned).collect(),
+        StatementKind::For { body, .. } => body.iter().flat_map(assigned).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -7,6 +7,13 @@ use crate::diagnostics::Diagnostic;
 use crate::lexer::Token;
 use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, join};
 
+/// What stands in the brackets of a call.
+struct CallAxes {
+    names: Vec<Name>,
+    /// How many of them stand before `->`.
+    arrow: Option<usize>,
+}
+
 /// Tallest expression that is read: every walk over one is recursive.
 const TALLEST: u16 = 100;
 
@@ -151,7 +158,7 @@ impl Parser<'_> {
                         Ok(Expr { kind: ExprKind::Index(axis), span, height: 1 })
                     }
                     Token::OpenBracket if self.brackets_belong_to_a_call() => {
-                        let axes = self.axes()?;
+                        let axes = self.call_axes()?;
                         self.call(name, Some(axes))
                     }
                     _ => {
@@ -168,19 +175,37 @@ impl Parser<'_> {
         }
     }
 
-    /// Whether the bracket here closes before a `(`, without an `->` inside.
+    /// Whether the bracket here closes before a `(`.
     fn brackets_belong_to_a_call(&self) -> bool {
         let mut rest = self.tokens[self.position + 1..].iter().map(|(token, _)| *token).filter(|token| *token != Token::Newline);
-        rest.find(|token| !matches!(token, Token::Name | Token::Comma)) == Some(Token::CloseBracket)
+        rest.find(|token| !matches!(token, Token::Name | Token::Comma | Token::Arrow)) == Some(Token::CloseBracket)
             && rest.next() == Some(Token::OpenParen)
     }
 
-    fn call(&mut self, name: Name, axes: Option<Vec<Name>>) -> Parsed<Expr> {
+    /// `[vocab]`, `[seq -> longer]`
+    fn call_axes(&mut self) -> Parsed<CallAxes> {
+        self.expect(Token::OpenBracket, "with the axes")?;
+        let (mut names, mut arrow) = (Vec::new(), None);
+        while self.peek() != Token::CloseBracket {
+            names.push(self.name("of an axis")?);
+            if arrow.is_none() && self.peek() == Token::Arrow {
+                self.advance();
+                arrow = Some(names.len());
+            } else if self.peek() != Token::CloseBracket && !self.eat(Token::Comma) {
+                return Err(self.unexpected("`,` or `]`"));
+            }
+        }
+        self.advance();
+        Ok(CallAxes { names, arrow })
+    }
+
+    fn call(&mut self, name: Name, brackets: Option<CallAxes>) -> Parsed<Expr> {
         let start = name.span;
         let arguments = self.arguments()?;
         let height = arguments.iter().map(|argument| argument.value.height).max().unwrap_or(0) + 1;
         let span = self.since(start);
-        self.tall(ExprKind::Call(Call { name, axes, arguments }), span, height)
+        let (axes, arrow) = brackets.map_or((None, None), |brackets| (Some(brackets.names), brackets.arrow));
+        self.tall(ExprKind::Call(Call { name, axes, arrow, arguments }), span, height)
     }
 
     /// `(x, y, option = 3)`

@@ -4,11 +4,13 @@ use partita_ir::graph::Span;
 
 use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
-use crate::lexer::Token;
-use crate::syntax::{Block, Defines, Entry, EntryValue, ExprKind, Letters, Name, Op, Parameter, SetValue, Statement, StatementKind};
+use crate::lexer::{Token, lex};
+use crate::syntax::{
+    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, SetValue, Statement, StatementKind,
+};
 
 /// Words of statements that stand in no block.
-const TOP_LEVEL: [&str; 8] = ["model", "set", "axis", "input", "block", "op", "loss", "train"];
+const TOP_LEVEL: [&str; 9] = ["model", "use", "set", "axis", "input", "block", "op", "loss", "train"];
 
 impl Parser<'_> {
     /// The statements of the file.
@@ -55,21 +57,22 @@ impl Parser<'_> {
             Ok(statement) => statements.push(statement),
             Err(Failed) => {
                 // nobody can tell which names the branches were to give
-                self.unbalanced |= self.slice(start) == "if";
+                self.unbalanced |= matches!(self.slice(start), "if" | "for");
                 self.recover(first);
-                statements.extend(self.broken(first));
+                statements.extend(self.broken(first, within));
             }
         }
     }
 
     /// What the statement at token `first`, which could not be read, was to define.
-    fn broken(&self, first: usize) -> Option<Statement> {
+    fn broken(&self, first: usize, within: bool) -> Option<Statement> {
         let [(Token::Name, span), (second, next), ..] = self.tokens[first..] else { return None };
         let word = self.slice(span);
         let defines = match word {
             "set" => Defines::Setting,
+            "let" if !within => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" | "state" => Defines::Tensor,
+            "input" | "weight" | "state" | "let" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -81,10 +84,18 @@ impl Parser<'_> {
         (second == Token::Name).then_some(Statement { kind: StatementKind::Broken { defines, name }, span })
     }
 
-    /// `{ ... }` of a block or repeat.
+    /// `{ ... }` of a block, a repeat or a branch.
     fn body(&mut self) -> Parsed<Vec<Statement>> {
+        self.body_of(false)
+    }
+
+    /// `{ ... }`; that of a `for` may declare axes.
+    fn body_of(&mut self, unrolled: bool) -> Parsed<Vec<Statement>> {
         let open = self.expect(Token::OpenBrace, "to open the body")?;
-        self.deeper(open, |parser| Ok(parser.statements(open)))
+        let outer = std::mem::replace(&mut self.unrolled, unrolled);
+        let body = self.deeper(open, |parser| Ok(parser.statements(open)));
+        self.unrolled = outer;
+        body
     }
 
     /// Statements up to the `}` that closes `open`.
@@ -143,7 +154,8 @@ impl Parser<'_> {
 
     /// Whether a line without indentation follows a `return`: a `}` is missing between them.
     fn left_a_block(&mut self, statements: &[Statement]) -> bool {
-        let start = self.here().start as usize;
+        let start = self.here().start;
+        let start = self.place(start);
         let at_margin = start == 0 || self.text.as_bytes()[start - 1] == b'\n';
         at_margin && statements.last().is_some_and(|last| matches!(last.kind, StatementKind::Return(_)))
     }
@@ -152,7 +164,9 @@ impl Parser<'_> {
     fn at_top_level_word(&mut self) -> bool {
         let span = self.here();
         let named_loss = || self.slice(span) == "loss" && self.named_behind(self.position + 1);
-        TOP_LEVEL.contains(&self.slice(span)) && self.tokens[self.position + 1].0 != Token::Assign && !named_loss()
+        let word = self.slice(span);
+        let allowed = word == "axis" && self.unrolled;
+        TOP_LEVEL.contains(&word) && !allowed && self.tokens[self.position + 1].0 != Token::Assign && !named_loss()
     }
 
     /// Whether `NAME =` stands here.
@@ -203,6 +217,15 @@ impl Parser<'_> {
                 parser.expect(Token::Assign, "and what the state becomes")?;
                 Ok(StatementKind::Update { name, value: parser.expression()? })
             }),
+            "let" => self.headed(|parser| {
+                let name = parser.new_name("for what is known when the model is compiled")?;
+                parser.expect(Token::Assign, "and its value")?;
+                Ok(StatementKind::Let { name, value: parser.expression()? })
+            }),
+            "use" => self
+                .headed(|parser| Ok(StatementKind::Use { path: parser.text("with the path of a file, as in `use \"blocks.partita\"`")? })),
+            "assert" => self.headed(Self::assert),
+            "for" => self.headed(Self::unroll),
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
@@ -315,6 +338,69 @@ impl Parser<'_> {
         Ok(StatementKind::Axis { name, size, role })
     }
 
+    /// A text, without its quotes.
+    fn text(&mut self, purpose: &str) -> Parsed<Name> {
+        let span = self.expect(Token::Text, purpose)?;
+        let inner = Span { start: span.start + 1, end: span.end - 1 };
+        Ok(Name { text: self.slice(inner).to_owned(), span: inner })
+    }
+
+    /// `heads > 0, "a message with {heads}"`
+    fn assert(&mut self) -> Parsed<StatementKind> {
+        let condition = self.expression()?;
+        self.expect(Token::Comma, "and what is said where the condition does not hold")?;
+        let text = self.text("with what is said where the condition does not hold")?;
+        Ok(StatementKind::Assert { condition, message: self.message(&text)? })
+    }
+
+    /// The parts of a message: text, and expressions in braces.
+    fn message(&mut self, text: &Name) -> Parsed<Vec<Said>> {
+        let mut parts = Vec::new();
+        let (mut rest, mut at) = (text.text.as_str(), text.span.start);
+        while let Some(open) = rest.find('{') {
+            let Some(length) = rest[open..].find('}') else {
+                let here = Span { start: at + open as u32, end: text.span.end };
+                self.diagnostics.push(
+                    Diagnostic::new("partita::syntax::unbalanced", "this `{` is never closed")
+                        .label(here, "a value in a message stands in braces")
+                        .help("write `{heads}`; a message has no braces but those around values"),
+                );
+                return Err(Failed);
+            };
+            parts.push(Said::Text(rest[..open].to_owned()));
+            let start = at + open as u32 + 1;
+            let value = &rest[open + 1..open + length];
+            let tokens = lex(value, start, self.diagnostics);
+            let mut inner = Parser::new(value, start, tokens, self.diagnostics);
+            let expr = inner.expression()?;
+            if inner.peek() != Token::End {
+                return Err(inner.unexpected("`}`"));
+            }
+            parts.push(Said::Value(expr));
+            at += (open + length + 1) as u32;
+            rest = &rest[open + length + 1..];
+        }
+        parts.push(Said::Text(rest.to_owned()));
+        Ok(parts)
+    }
+
+    /// `stage in 0 .. stages { ... }`, `width in [64, 128] { ... }`
+    fn unroll(&mut self) -> Parsed<StatementKind> {
+        let name = self.new_name("for what changes from one to the next")?;
+        if !self.at_word("in") {
+            return Err(self.unexpected("`in` and what is gone through: `for stage in 0 .. 4` or `for width in [64, 128]`"));
+        }
+        self.advance();
+        let over = if self.eat(Token::OpenBracket) {
+            Over::List(self.list(Token::CloseBracket, Self::expression)?)
+        } else {
+            let first = self.expression()?;
+            self.expect(Token::Dots, "between the first number and the one behind the last")?;
+            Over::Range(first, self.expression()?)
+        };
+        Ok(StatementKind::For { name, over, body: self.body_of(true)? })
+    }
+
     /// `w[hidden] = normal(0.02)`
     fn weight(&mut self, trained: bool) -> Parsed<StatementKind> {
         let name = self.new_name(if trained { "for the weight" } else { "for the state" })?;
@@ -388,7 +474,37 @@ impl Parser<'_> {
         let class = if self.eat(Token::Colon) { Some(self.name("of a class")?) } else { None };
         self.expect(Token::Assign, "and the expression of one element")?;
         let value = self.expression()?;
-        Ok(StatementKind::Op(Op { name, parameters, result, reduce, class, value }))
+        let derivatives = if self.peek() == Token::OpenBrace { self.derivatives()? } else { Vec::new() };
+        Ok(StatementKind::Op(Op { name, parameters, result, reduce, class, value, derivatives }))
+    }
+
+    /// `{ derivative a = 1 ... }`, one a line.
+    fn derivatives(&mut self) -> Parsed<Vec<(Name, Expr)>> {
+        self.expect(Token::OpenBrace, "to open the derivatives")?;
+        let mut found = Vec::new();
+        loop {
+            match self.peek() {
+                Token::CloseBrace => {
+                    self.advance();
+                    return Ok(found);
+                }
+                Token::Newline => {
+                    self.advance();
+                }
+                _ if self.at_word("derivative") => {
+                    self.advance();
+                    let name = self.name("of the argument that the derivative is with respect to")?;
+                    self.expect(Token::Assign, "and the derivative of the operator's expression")?;
+                    found.push((name, self.expression()?));
+                    if !matches!(self.peek(), Token::Newline | Token::CloseBrace) {
+                        return Err(self.unexpected("the end of the derivative"));
+                    }
+                }
+                _ => {
+                    return Err(self.unexpected("`derivative` and an argument, as in `derivative a = 1`"));
+                }
+            }
+        }
     }
 
     /// `{ optimizer adamw(beta1 = 0.9)  lr = 3e-4 ... }`, one entry a line.

@@ -354,6 +354,7 @@ fn binary<T: Lane>(op: Binary, out: &mut [T], a: impl Fn(usize) -> T, b: impl Fn
         Binary::Le => go!(|a: T, b| truth(a <= b)),
         Binary::Eq => go!(|a: T, b| truth(a == b)),
         Binary::Ne => go!(|a: T, b| truth(a != b)),
+        Binary::Sloped => go!(|a: T, _| a),
     }
 }
 
