@@ -14,7 +14,7 @@ use partita_planner::plan::Plan;
 
 use super::case::Case;
 use super::coverage::Coverage;
-use super::outcome::{difference, expected, finite, jumps, measured, samples, spread};
+use super::outcome::{difference, difference_rounded, expected, finite, jumps, measured, samples, spread};
 
 /// The tolerance of everything, relative to the largest magnitude of its kind.
 const TOLERANCE: f64 = 1e-9;
@@ -135,7 +135,7 @@ fn sharded_is_whole_in_16_bits() {
     const ROUNDINGS: f64 = 4.0;
     let cluster = cluster();
     let (mut told, mut wrong) = (0, Vec::new());
-    let count = cases() / 4;
+    let count = cases() / 8;
     for seed in first()..first() + count {
         let case = Case::narrow(seed);
         let Some((_, program)) = case.plan(&cluster) else { continue };
@@ -146,7 +146,7 @@ fn sharded_is_whole_in_16_bits() {
             continue;
         };
         told += 1;
-        match measured(&case, &program, samples).map(|got| difference(&want, &got, ROUNDINGS * tolerance)) {
+        match measured(&case, &program, samples).map(|got| difference_rounded(&want, &got, ROUNDINGS * tolerance)) {
             Ok(None) => {}
             Ok(Some(why)) | Err(why) => wrong.push(format!("{case} {} within {tolerance}: {why}", case.train.precision)),
         }
