@@ -137,7 +137,7 @@ impl Case {
         }
         let recipe = if seed.is_multiple_of(2) { Recipe::Bf16 } else { Recipe::Fp16 };
         case.train.precision = recipe.precision();
-        if seed % 5 == 0 {
+        if seed.is_multiple_of(5) {
             case.train.precision = case.train.precision.with(Column::Gradient, case.train.precision.parameter);
         }
         case.train.loss_scale =

@@ -482,11 +482,9 @@ impl<'a> Assembly<'a> {
             sharding.iter().for_each(|axis| layout.0[*axis] = Share::Broadcast);
             // what tensor axes do comes first; what they have left pending stays
             layout.renumber();
-            let mut depth = layout.splits(dim).len();
-            for axis in &sharding {
+            for (depth, axis) in (layout.splits(dim).len()..).zip(&sharding) {
                 let partition = Partition::Balanced;
                 layout.0[*axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
-                depth += 1;
             }
             layout
         });
