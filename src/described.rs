@@ -239,7 +239,7 @@ pub fn describe(planned: &Planned) -> Described {
 
 /// FLOP/s of all ranks together, at the plan's precision.
 fn peak(cluster: &Cluster, plan: &Plan) -> f64 {
-    let of = |rank: u64| cluster.device_of(rank).peak(plan.train.precision).0;
+    let of = |rank: u64| cluster.device_of(rank).peak(plan.train.precision.product).0;
     (0..plan.ranks()).map(of).sum::<f64>() * cluster.cores_per_rank().min(1.0)
 }
 
@@ -251,7 +251,7 @@ fn memory_breakdown(program: &Program) -> BTreeMap<String, u64> {
     };
     let parameters = of(&|kind| matches!(kind, LeafKind::Param(_) | LeafKind::State(_)));
     let gradients: u64 = role.gradients.iter().map(|(_, buffer)| role.buffers[*buffer].bytes).sum();
-    let optimizer = of(&|kind| matches!(kind, LeafKind::Moment(_)));
+    let optimizer = of(&|kind| matches!(kind, LeafKind::Moment(_) | LeafKind::Copy { .. }));
     let activations = role.saved_stride * role.in_flight;
     let temporaries = role.arena_bytes.saturating_sub(parameters + gradients + optimizer + activations);
     let parts = [

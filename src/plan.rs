@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use partita_frontend::Diagnostic;
-use partita_ir::dtype::DType;
 use partita_ir::graph::Span;
 use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
@@ -66,7 +65,7 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
 
 /// Puts in what the curves of the cluster say of the compiled program, if it has any, and gives what the search took the step for.
 fn priced(plan: &mut Plan, program: &mut Program, cluster: &Cluster) -> Option<f64> {
-    if cluster.device.curves.is_empty() || !matches!(program.precision, DType::F32 | DType::F64) {
+    if cluster.device.curves.is_empty() || !program.precision.is_held() {
         return None;
     }
     let acts = works(program).expect("a legal program can be prepared");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::boxing::StepKind;
-use partita_ir::graph::{Carried, Def, Graph, Kind, Leaf, PhaseKind, Repeat, Slice};
+use partita_ir::graph::{Carried, Def, Graph, Init, Kind, Leaf, PhaseKind, Repeat, Slice};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
 use partita_ir::program::{BoxingSpec, Buffer, BufferId, Instruction, KernelSpec, LeafKind, LeafSpec, Region, Section};
@@ -156,7 +156,7 @@ impl<'a> Shared<'a> {
             order: lowered.order.clone(),
             operands: lowered.operands.iter().map(|(value, _)| graph.value(*value).ty.dtype).collect(),
             shapes: lowered.operands.iter().map(|(value, _)| graph.shape(*value)).collect(),
-            compute: graph.value(lowered.result).ty.dtype,
+            result: graph.value(lowered.result).ty.dtype,
             gemm: lowered.gemm,
         };
         self.kernels.push(spec);
@@ -615,8 +615,13 @@ impl<'s, 'a> Stage<'s, 'a> {
             }
             Leaf::Accumulated(_) => self.buffer(name, value, layout, Region::Lasting),
             Leaf::Param(init) => self.rest(instance, name, layout, LeafKind::Param(init)),
+            Leaf::State { init: Init::Copy, of: Some(of), .. } => {
+                let (init, drawn_by) = graph.begins(of).expect("a state goes with a parameter");
+                self.rest(instance, name, layout, LeafKind::Copy { init, of: graph.instance_name(drawn_by, iteration) })
+            }
             Leaf::State { init, of: None, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
             Leaf::State { init, of: Some(_), .. } => self.rest(instance, name, layout, LeafKind::Moment(init)),
+            Leaf::Progress(begin) => self.rest(instance, name, layout, LeafKind::Moment(Init::Constant(begin))),
             Leaf::Supplied(_) => self.rest(instance, name, layout, LeafKind::StepNumber),
         };
         self.own.insert(instance, buffer);

@@ -107,7 +107,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         settings,
         section,
         diagnostics,
-        builder: Builder::new(name, section.train.precision),
+        builder: Builder::new(name, section.train.precision.accumulate),
         axes: BTreeMap::new(),
         axis_names: BTreeMap::new(),
         blocks: Vec::new(),

@@ -61,7 +61,7 @@
 //! | `scan seq (h[batch, hidden] = 0) { h = tanh(x + h); emit y[batch, seq, hidden] = h }` | a body for each entry of an axis, in order, or `scan seq reversed`: it reads the entries of tensors from outside that have the axis, without it; the head is carried on and its last values are there behind the scan; what is emitted has the axis again; weights exist once |
 //! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
-//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |
+//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision = bf16` or `bf16(moments = bf16)`, `loss_scale dynamic(...)`, a number or `none` |
 //!
 //! Expressions have `+ - * /`, comparisons (1 or 0), numbers, settings, sizes of axes by their names, `index[axis]`, and the
 //! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of

@@ -2,6 +2,7 @@
 
 use partita_ir::dtype::DType;
 use partita_ir::graph::Span;
+use partita_ir::precision::{Column, LossScale, Precision, RECIPES, Recipe};
 use partita_ir::train::{Optimizer, Schedule, Train};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
@@ -10,7 +11,7 @@ use crate::settings::{Overrides, Settings, twice};
 use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, StatementKind};
 
 /// The entries of the section.
-const ENTRIES: [&str; 6] = ["optimizer", "lr", "schedule", "clip", "batch", "precision"];
+const ENTRIES: [&str; 7] = ["optimizer", "lr", "schedule", "clip", "batch", "precision", "loss_scale"];
 /// Those that a setting of their name gives where the section does not say them.
 pub(crate) const BY_NAME: [&str; 3] = ["lr", "clip", "batch"];
 /// Options of each optimizer, with defaults.
@@ -83,6 +84,20 @@ const SCHEDULES: &[Choice] = &[
     (
         "wsd",
         &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("decay", 200.0, Range::Steps), ("min", 0.0, Range::Share)],
+    ),
+];
+
+/// Options of a scaled loss, with defaults: PyTorch's.
+const SCALES: &[Choice] = &[
+    ("none", &[]),
+    (
+        "dynamic",
+        &[
+            ("start", 65536.0, Range::Positive),
+            ("interval", 2000.0, Range::Steps),
+            ("growth", 2.0, Range::Positive),
+            ("backoff", 0.5, Range::Positive),
+        ],
     ),
 ];
 
@@ -195,9 +210,10 @@ impl<'a> Reader<'a, '_> {
         let schedule = self.schedule();
         let clip = self.clip(default.clip);
         let batch = self.batch(default.batch);
-        let precision = self.precision(default.precision);
+        let precision = self.precision(default.precision.recipe);
+        let loss_scale = self.loss_scale(precision.loss_scale());
         let size = batch.value.and_then(|value| value.whole()).map_or(default.batch, |size| size as u64);
-        let train = Train { optimizer, lr, schedule, clip, batch: size, precision };
+        let train = Train { optimizer, lr, schedule, clip, batch: size, precision, loss_scale };
         Section { train, values: std::mem::take(&mut self.values), batch: batch.value, batch_span: batch.span }
     }
 
@@ -329,19 +345,92 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn precision(&mut self, default: DType) -> DType {
-        let words: Vec<&'static str> = DType::ALL.into_iter().filter(|row| row.0.is_float()).map(|row| row.1).collect();
-        let written = match self.entry("precision").map(|entry| &entry.value) {
-            Some(EntryValue::Expr(expr)) => match &expr.kind {
-                ExprKind::Name(word) => Some((word.clone(), expr.span)),
-                _ => Some((String::new(), expr.span)),
+    /// A recipe, and columns of it: `precision = bf16(moments = bf16)`.
+    fn precision(&mut self, default: Recipe) -> Precision {
+        let words: Vec<&'static str> = RECIPES.into_iter().map(|row| row.1).collect();
+        let written = self.entry("precision").map(|entry| match &entry.value {
+            EntryValue::Word { word, options } => (word.text.clone(), word.span, replaced(options)),
+            EntryValue::Expr(expr) => match &expr.kind {
+                ExprKind::Name(word) => (word.clone(), expr.span, Vec::new()),
+                ExprKind::Call(call) if call.axes.is_none() => (call.name.text.clone(), call.name.span, replaced(&call.arguments)),
+                _ => (String::new(), expr.span, Vec::new()),
             },
-            Some(EntryValue::Word { word, .. }) => Some((word.text.clone(), word.span)),
-            None => None,
+        });
+        let set = self.set_text("precision").map(str::to_owned);
+        let is_set = set.is_some();
+        let span = written.as_ref().map(|written| written.1);
+        let (text, columns) = match (set, written) {
+            (Some(text), _) => {
+                let (word, columns) = text.strip_suffix(')').and_then(|text| text.split_once('(')).unwrap_or((&text, ""));
+                let columns = columns.split(',').filter(|column| !column.trim().is_empty());
+                let part = |text: &str| {
+                    let (column, dtype) = text.split_once('=').unwrap_or((text, ""));
+                    Replaced { column: column.trim().to_owned(), dtype: dtype.trim().to_owned(), span: None }
+                };
+                (Some(word.trim().to_owned()), columns.map(part).collect())
+            }
+            (None, Some((text, _, columns))) => (Some(text), columns),
+            (None, None) => (None, Vec::new()),
         };
-        let dtype = self.word("precision", written, &words).and_then(DType::from_word).unwrap_or(default);
-        self.tell("precision", dtype);
-        dtype
+        let recipe = text.and_then(|text| self.one_of("precision", &text, span, is_set, &words));
+        let mut precision = recipe.and_then(Recipe::from_word).unwrap_or(default).precision();
+        for part in columns {
+            precision = self.replace(precision, &part, is_set);
+        }
+        self.tell("precision", precision);
+        precision
+    }
+
+    /// A precision with a column replaced, or as it was after a report.
+    fn replace(&mut self, precision: Precision, part: &Replaced, is_set: bool) -> Precision {
+        let names = Column::ALL.map(|row| row.1);
+        let report = |message: String, label: &str, help: String| {
+            let code = if is_set { "partita::set::unknown_word" } else { "partita::train::unknown_option" };
+            let diagnostic = Diagnostic::new(code, if is_set { format!("`--set precision`: {message}") } else { message });
+            part.span.map_or(diagnostic.clone(), |span| diagnostic.label(span, label)).help(help)
+        };
+        let Some(column) = Column::from_word(&part.column) else {
+            let all = || format!("columns are {}, as in `bf16(moments = bf16)`", listed(names));
+            let message = format!("`{}` is no column of a precision", part.column);
+            self.diagnostics.push(report(message, "unknown column", did_you_mean(&part.column, names, all)));
+            return precision;
+        };
+        let choices = precision.choices(column);
+        match DType::from_word(&part.dtype).filter(|dtype| choices.contains(dtype)) {
+            Some(dtype) => precision.with(column, dtype),
+            None => {
+                let (recipe, name, dtype) = (precision.recipe.word(), &part.column, &part.dtype);
+                let message = format!("`{name}` of `{recipe}` cannot be `{dtype}`");
+                let help = format!("it can be {}", listed(choices.iter().map(|choice| choice.word())));
+                self.diagnostics.push(report(message, "set here", help));
+                precision
+            }
+        }
+    }
+
+    fn loss_scale(&mut self, default: Option<LossScale>) -> Option<LossScale> {
+        let words = || SCALES.iter().map(|row| row.0);
+        let set = self.set_text("loss_scale").map(str::to_owned);
+        let is_word = match (&set, self.entry("loss_scale").map(|entry| &entry.value)) {
+            (Some(text), _) => words().any(|word| word == text),
+            (None, Some(EntryValue::Expr(expr))) => match &expr.kind {
+                ExprKind::Name(word) => words().any(|known| known == word),
+                ExprKind::Call(_) => true,
+                _ => false,
+            },
+            (None, _) => true,
+        };
+        if !is_word {
+            let found = self.raw("loss_scale", Num::Real(65536.0));
+            let scale = self.checked("loss_scale", found, 65536.0, Range::Positive);
+            self.tell("loss_scale", real(scale));
+            return Some(LossScale::Static(scale));
+        }
+        let (word, values) = self.choice("loss_scale", SCALES, if default.is_some() { "dynamic" } else { "none" });
+        match self.options(SCALES, word, &values)[..] {
+            [start, interval, growth, backoff] => Some(LossScale::Dynamic { start, interval: interval as u64, growth, backoff }),
+            _ => None,
+        }
     }
 
     /// The word of an entry among `choices`, from `--set` or from the section.
@@ -353,6 +442,18 @@ impl<'a> Reader<'a, '_> {
             (None, Some((text, span))) => (text, Some(span)),
             (None, None) => return None,
         };
+        self.one_of(name, &text, span, is_set, choices)
+    }
+
+    /// The choice that `text` is, or a report.
+    fn one_of(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        span: Option<Span>,
+        is_set: bool,
+        choices: &[&'static str],
+    ) -> Option<&'static str> {
         let found = choices.iter().copied().find(|choice| *choice == text);
         if found.is_none() {
             let shown: String = text.chars().take(40).collect();
@@ -366,15 +467,20 @@ impl<'a> Reader<'a, '_> {
                 diagnostic = diagnostic.label(span, if is_set { "replaced by `--set`" } else { "set here" });
             }
             let all = || format!("it can be {}", listed(choices));
-            self.diagnostics.push(diagnostic.help(did_you_mean(&text, choices.iter().copied(), all)));
+            self.diagnostics.push(diagnostic.help(did_you_mean(text, choices.iter().copied(), all)));
         }
         found
     }
 
     /// An entry that is a word with options, such as `optimizer adamw(beta1 = 0.9)`: its word and options' values.
     fn choice(&mut self, name: &'static str, rows: &'static [Choice], default: &'static str) -> (&'static str, Vec<Number>) {
-        let (word, options): (Option<&'a Name>, &'a [Argument]) = match self.entry(name) {
-            Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word), options),
+        let (word, options): (Option<Name>, &'a [Argument]) = match self.entry(name) {
+            Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word.clone()), options),
+            Some(Entry { value: EntryValue::Expr(expr), .. }) if name == "loss_scale" => match &expr.kind {
+                ExprKind::Call(call) => (Some(call.name.clone()), &call.arguments),
+                ExprKind::Name(word) => (Some(Name { text: word.clone(), span: expr.span }), &[]),
+                _ => (None, &[]),
+            },
             Some(Entry { value: EntryValue::Expr(expr), .. }) => {
                 let example = format!("write `{name} {default}`, with options in parentheses and without `=`");
                 self.diagnostics.push(
@@ -385,15 +491,15 @@ impl<'a> Reader<'a, '_> {
             None => (None, &[]),
         };
         let words: Vec<&'static str> = rows.iter().map(|row| row.0).collect();
-        let chosen = self.word(name, word.map(|word| (word.text.clone(), word.span)), &words);
+        let chosen = self.word(name, word.as_ref().map(|word| (word.text.clone(), word.span)), &words);
         // after an unknown word its options mean nothing
-        let known_word = word.is_none_or(|word| words.contains(&word.text.as_str()));
+        let known_word = word.as_ref().is_none_or(|word| words.contains(&word.text.as_str()));
         let chosen = chosen.unwrap_or(default);
         self.tell(name, chosen);
         let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
         let mut values: Vec<Number> = vec![Number { value: None, span: None, set: false }; row.1.len()];
         // the options that the file writes belong to the word that the file writes
-        let written_row = rows.iter().find(|row| word.is_some_and(|word| word.text == row.0));
+        let written_row = rows.iter().find(|row| word.as_ref().is_some_and(|word| word.text == row.0));
         for option in options.iter().filter(|_| known_word) {
             let names = || written_row.map_or(&[] as &[_], |row| row.1).iter().map(|row| row.0);
             let Some(option_name) = &option.name else {
@@ -490,6 +596,23 @@ impl<'a> Reader<'a, '_> {
         }
         self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));
     }
+}
+
+/// A column of a precision that is replaced, as it is written.
+struct Replaced {
+    column: String,
+    dtype: String,
+    span: Option<Span>,
+}
+
+fn replaced(options: &[Argument]) -> Vec<Replaced> {
+    let text = |option: &Argument| match &option.value.kind {
+        ExprKind::Name(word) => word.clone(),
+        _ => String::new(),
+    };
+    let span = |option: &Argument| option.name.as_ref().map_or(option.value.span, |name| name.span);
+    let name = |option: &Argument| option.name.as_ref().map_or(String::new(), |name| name.text.clone());
+    options.iter().map(|option| Replaced { column: name(option), dtype: text(option), span: Some(span(option)) }).collect()
 }
 
 /// A number as `--set` would take it.

@@ -97,7 +97,15 @@ fn agrees(options: &str, rule: Rule) {
 /// Gradients are the slopes of the loss.
 fn slopes(graph: &Graph, leaves: &Leaves, what: &str) {
     let optimizer = Optimizer::Sgd { momentum: 0.0, decay: 0.0 };
-    let train = Train { optimizer, lr: 1.0, schedule: Schedule::Constant, clip: None, batch: 2, precision: partita_ir::dtype::DType::F64 };
+    let train = Train {
+        optimizer,
+        lr: 1.0,
+        schedule: Schedule::Constant,
+        clip: None,
+        batch: 2,
+        precision: partita_ir::precision::Precision::F64,
+        loss_scale: None,
+    };
     let step = training_step(graph, &train, Options::default()).expect("attention has a gradient");
     let same = |id: ValueId| step.leaves(|_| true).find(|known| step.value(*known).name == graph.value(id).name);
     let moved =

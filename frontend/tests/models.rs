@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use partita_frontend::{Model, Setting, Source, load, render};
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Graph, Kind, Leaf, PhaseKind};
 use partita_ir::interpret::{self, Tensor};
+use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
 const MODELS: [(&str, &str); 5] = [
@@ -145,7 +145,7 @@ fn settings_reach_the_graph_and_the_training() {
         model("llama", &[("kv_heads", "4"), ("batch", "3"), ("precision", "bf16"), ("lr", "1e-3"), ("beta2", "0.99"), ("clip", "none")]);
     let size = |name: &str| llama.graph.axes.iter().find(|axis| axis.name == name).map(|axis| axis.size);
     assert_eq!((size("kv_heads"), size("group"), size("batch")), (Some(4), Some(2), Some(3)));
-    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, DType::Bf16));
+    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, Recipe::Bf16.precision()));
     assert_eq!(llama.train.optimizer, Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 });
     let sgd = model("mlp", &[("optimizer", "sgd"), ("momentum", "0.5"), ("schedule", "cosine"), ("steps", "50"), ("warmup", "5")]);
     assert_eq!(sgd.train.optimizer, Optimizer::Sgd { momentum: 0.5, decay: 0.0 });

@@ -27,6 +27,8 @@ pub enum Init {
     Normal(f64),
     /// Uniform in ± this bound.
     Uniform(f64),
+    /// As the parameter that it goes with, before that is rounded to its type: a master copy.
+    Copy,
 }
 
 impl Init {
@@ -37,6 +39,7 @@ impl Init {
             Init::Constant(value) => value,
             Init::Normal(std) => std * random::normal(stream, element),
             Init::Uniform(bound) => bound * (2.0 * random::uniform(stream, element) - 1.0),
+            Init::Copy => unreachable!("a copy begins as its parameter does, see `Graph::begins`"),
         }
     }
 }
@@ -168,6 +171,8 @@ pub enum Leaf {
         /// Its name among the states of that parameter, such as `m`.
         slot: String,
     },
+    /// A scalar that training keeps for itself from step to step and that begins so: how far it is. Only checkpoints have it.
+    Progress(f64),
     /// A scalar that the run supplies.
     Supplied(Supplied),
     /// The sum of this value over micro-batches: at rest between them, whole when the last is done.
@@ -517,6 +522,15 @@ impl Graph {
     pub fn leaf(&self, id: ValueId) -> Option<&Leaf> {
         match &self.value(id).def {
             Def::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+    /// How what is kept from step to step begins, and whose name its numbers are drawn by: for a copy of a parameter that parameter's.
+    pub fn begins(&self, id: ValueId) -> Option<(Init, ValueId)> {
+        match *self.leaf(id)? {
+            Leaf::State { init: Init::Copy, of: Some(of), .. } => self.begins(of),
+            Leaf::Param(init) | Leaf::State { init, .. } => Some((init, id)),
+            Leaf::Progress(begin) => Some((Init::Constant(begin), id)),
             _ => None,
         }
     }

@@ -1,5 +1,8 @@
 //! The interpreter: plain loops in f64, no cleverness. Every back end and every layout is compared with it.
 //!
+//! What an operator computes is rounded to the type of its result if that has 16 bits: that is what a run in such a type
+//! means. Values of f32 keep the digits of f64.
+//!
 //! It runs the whole batch at once, so a sum over micro-batches is the value itself. It also evaluates one rule on one
 //! shard, which is how sharded runs are checked against whole ones. Shapes that do not fit are bugs and panic with the
 //! operator; graphs from outside go through [`crate::verify::verify`] first.
@@ -234,11 +237,12 @@ impl Env {
 
 /// The first value of a parameter or state at an iteration. Panics on any other value.
 pub fn initial_leaf(graph: &Graph, value: ValueId, iteration: u64, seed: u64) -> Tensor {
-    let (Some(Leaf::Param(init)) | Some(Leaf::State { init, .. })) = graph.leaf(value) else {
+    let Some((init, drawn_by)) = graph.begins(value) else {
         panic!("{value} `{}` is no parameter and no state", graph.value(value).name);
     };
-    let stream = init_stream(graph, value, iteration, seed);
-    Tensor::from_fn(graph.shape(value), |element| init.element(stream, element))
+    let stream = init_stream(graph, drawn_by, iteration, seed);
+    let dtype = graph.value(value).ty.dtype;
+    Tensor::from_fn(graph.shape(value), |element| dtype.round(init.element(stream, element)))
 }
 
 /// The stream that [`crate::graph::Init::element`] draws the first value of a parameter from: keyed by its instance's name.
@@ -249,7 +253,7 @@ pub fn init_stream(graph: &Graph, value: ValueId, iteration: u64, seed: u64) -> 
 
 /// The first values of all parameters and states at all iterations.
 pub fn initial_leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
-    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_)));
     begins
         .flat_map(|value| (0..graph.iterations(graph.value(value).within)).map(move |iteration| (value, iteration)))
         .map(|(value, iteration)| ((value, iteration), initial_leaf(graph, value, iteration, seed)))
@@ -322,8 +326,9 @@ impl Run<'_> {
         let sizes = graph.factor_sizes(rule);
         let ctx = DrawContext { seed: self.seed, step: self.step, iteration };
         let mut result = eval_rule(rule, &whole(&sizes), &sizes, &tensors, &shapes, ctx);
-        result.data.iter_mut().for_each(|x| *x = (self.round)(*x));
         let value = graph.op(op).result();
+        let dtype = graph.value(value).ty.dtype;
+        result.data.iter_mut().for_each(|x| *x = dtype.round((self.round)(*x)));
         assert_eq!(result.shape, graph.shape(value), "{op} defines {value} `{}`", graph.value(value).name);
         self.env.values.insert((value, iteration), result);
     }

@@ -56,6 +56,7 @@ pub mod id;
 pub mod interpret;
 pub mod layout;
 pub mod library;
+pub mod precision;
 pub mod program;
 pub mod random;
 pub mod rewrite;

@@ -9,6 +9,7 @@ use crate::boxing::Step;
 use crate::dtype::DType;
 use crate::graph::{Init, PhaseKind, Source};
 use crate::layout::{Layout, Mesh, Partition};
+use crate::precision::Precision;
 use crate::rule::Rule;
 
 /// Index of a buffer in its role.
@@ -25,8 +26,8 @@ pub struct Program {
     pub strategy: String,
     /// Final value of everything that can be set.
     pub settings: Vec<(String, String)>,
-    /// Element type of floating-point values.
-    pub precision: DType,
+    /// The types of floating-point values.
+    pub precision: Precision,
     /// Samples of a step.
     pub batch: u64,
     /// Positions of a sample.
@@ -89,8 +90,8 @@ pub struct KernelSpec {
     pub operands: Vec<DType>,
     /// Global shapes of the operands.
     pub shapes: Vec<Vec<u64>>,
-    /// Element type of the result and of the computation.
-    pub compute: DType,
+    /// Element type of the result; what is computed in follows from it, see [`DType::arithmetic`].
+    pub result: DType,
     /// Whether it is a matrix product, for counting.
     pub gemm: bool,
 }
@@ -272,7 +273,14 @@ pub enum LeafKind {
     Param(Init),
     /// A value of the model's own that is kept from step to step.
     State(Init),
-    /// A value that the optimizer keeps for a parameter.
+    /// A state that begins as the parameter of this name, before that is rounded: drawn as it is, or read with it.
+    Copy {
+        /// How the parameter begins.
+        init: Init,
+        /// Its name.
+        of: String,
+    },
+    /// A value that training keeps for itself, as the optimizer does for a parameter.
     Moment(Init),
     /// The number of the step, from 1.
     StepNumber,

@@ -8,7 +8,8 @@
 //!   cannot be split, nor a factor that walks a tensor twice;
 //! - *pass* P(op): an expression that is linear in some operands together passes P(sum) of all of them through a sum
 //!   or no fold; one that is non-decreasing in an operand passes its P(max) and P(min) through the same fold, through
-//!   none, and through a look-up; a pure move passes every P.
+//!   none, and through a look-up; a pure move passes every P. Rounding is not linear: an operator whose result is of a
+//!   narrower type than an operand passes no P(sum) of it, be it a cast; it is non-decreasing, and P(max) passes.
 //!
 //! On a mesh of several axes a signature is any choice for each of them, with an order in which splits of one factor
 //! nest.
@@ -64,6 +65,8 @@ pub struct SizedRule<'a> {
     pub operands: Vec<Vec<u64>>,
     /// Whether each operand holds floating-point numbers.
     pub floats: Vec<bool>,
+    /// Whether each operand is rounded to a narrower type on its way into the result.
+    pub narrowed: Vec<bool>,
     /// Shape of the result.
     pub result: Vec<u64>,
 }
@@ -91,11 +94,13 @@ impl<'a> SizedRule<'a> {
     pub fn of(graph: &'a Graph, op: OpId) -> Option<Self> {
         let op = graph.op(op);
         let rule = op.rule()?;
+        let result = graph.value(op.result()).ty.dtype;
         Some(Self {
             rule,
             factors: graph.factor_sizes(rule),
             operands: op.operands.iter().map(|operand| graph.shape(*operand)).collect(),
             floats: op.operands.iter().map(|operand| graph.value(*operand).ty.dtype.is_float()).collect(),
+            narrowed: op.operands.iter().map(|operand| result.narrows(graph.value(*operand).ty.dtype)).collect(),
             result: graph.shape(op.result()),
         })
     }
@@ -143,7 +148,9 @@ impl<'a> SizedRule<'a> {
             let keeps_components = rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
             let has_components = self.result.last() >= Some(&2);
             let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
-            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components && has_components) {
+            let unrounded = |op: Reduce| !self.narrowed[0] || matches!(op, Reduce::Max | Reduce::Min);
+            let tuples = |op: Reduce| !op.is_tuple() || keeps_components && has_components;
+            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| tuples(*op) && unrounded(*op)) {
                 // what lies outside reads 0 on every rank, whose merge must be 0
                 if !padded || matches!(op, Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::ArgMax) {
                     passes.push(Choice::Pass { op: *op, operands: vec![0] });
@@ -152,7 +159,8 @@ impl<'a> SizedRule<'a> {
             return passes.into_iter().filter(|_| !candidates.is_empty()).collect();
         }
         if matches!(rule.reduce, None | Some(Reduce::Sum)) {
-            for operands in subsets(&candidates) {
+            let unrounded: Vec<usize> = candidates.iter().copied().filter(|n| !self.narrowed[*n]).collect();
+            for operands in subsets(&unrounded) {
                 if rule.expr.degree(&|n| operands.contains(&n)) == Degree::Linear {
                     passes.push(Choice::Pass { op: Reduce::Sum, operands });
                 }
@@ -167,7 +175,7 @@ impl<'a> SizedRule<'a> {
                 }
             }
         }
-        if rule.reduce == Some(Reduce::LogSumExp) && rule.expr == Expr::operand(0) {
+        if rule.reduce == Some(Reduce::LogSumExp) && rule.expr == Expr::operand(0) && !self.narrowed[0] {
             passes.push(Choice::Pass { op: Reduce::LogSumExp, operands: vec![0] });
         }
         passes

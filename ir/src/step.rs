@@ -3,7 +3,8 @@
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
 //! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
-//! What a model's own states become is worked out in the update phase too.
+//! What a model's own states become is worked out in the update phase too. All of it is built in the type of the
+//! arithmetic; [`crate::precision`] gives values their types at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +14,17 @@ use crate::formula::{lit, x};
 use crate::grad::{Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, LossTerm, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::precision;
 use crate::rewrite;
 use crate::rule::Reduce;
 use crate::scalar::Expr;
 use crate::train::Train;
 
+mod scale;
 mod states;
 mod update;
 
+use scale::Scale;
 use states::States;
 use update::Update;
 
@@ -62,7 +66,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     if model.loss.is_empty() {
         return Err(StepError::NoLoss);
     }
-    let mut b = Builder::resume(model.clone(), train.precision);
+    let mut b = Builder::resume(model.clone(), train.precision.accumulate);
     if options.exchange {
         experts::keep_what_is_exchanged(&mut b.graph);
     }
@@ -70,9 +74,20 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     let terms = std::mem::take(&mut b.graph.loss);
     let counts = count_phase(&mut b, &terms)?;
     let counts: Vec<ValueId> = terms.iter().zip(counts).map(|(term, count)| total(&mut b, term, "count", count)).collect();
+    let scale = train.loss_scale.map(|scale| Scale::new(&mut b, scale));
     let seeds: Vec<(ValueId, ValueId)> = b.classed(Class::Loss, |b| {
-        let seed = |weight: f64| (lit(weight) / x(0).max(lit(1.0))).expr();
-        terms.iter().zip(&counts).map(|(term, count)| (term.sum, b.map("seed", &[*count], &[], None, seed(term.weight)))).collect()
+        let mut seed = |weight: f64, count: ValueId| {
+            let share = lit(weight) / x(0).max(lit(1.0));
+            let (read, share) = match &scale {
+                None => (Vec::new(), share),
+                Some(scale) => {
+                    let (read, factor) = scale.read(1);
+                    (read, share * factor)
+                }
+            };
+            b.map("seed", &[&[count], &read[..]].concat(), &[], None, share.expr())
+        };
+        terms.iter().zip(&counts).map(|(term, count)| (term.sum, seed(term.weight, *count))).collect()
     });
     b.end_phase(PhaseKind::Seed);
     let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update);
@@ -83,8 +98,9 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         b.graph.reports.push((term.name.clone(), mean));
     }
     drop_slopes(&mut b.graph);
-    update_phase(&mut b, train, &gradients, states);
+    update_phase(&mut b, train, &gradients, states, scale);
     rewrite::run(&mut b.graph);
+    precision::assign(&mut b.graph, &train.precision, &gradients.into_values().flatten().collect());
     Ok(compact(&b.graph))
 }
 
@@ -125,7 +141,7 @@ fn count_phase(b: &mut Builder, terms: &[LossTerm]) -> Result<Vec<ValueId>, Step
     Ok(counts)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States, scale: Option<Scale>) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -138,11 +154,18 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     };
     // the gradients at rest between micro-batches, and the norm of all of them together
     let mut totals: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    let square = (x(0) * x(0)).expr();
+    let unscale = scale.as_ref().map(|scale| scale.inverse(b));
+    let square = |b: &mut Builder, total: ValueId| match unscale {
+        None => b.map("square", &[total], &[], Some(Reduce::Sum), (x(0) * x(0)).expr()),
+        Some(inverse) => {
+            let one = x(0) * x(1);
+            b.map("square", &[total, inverse], &[], Some(Reduce::Sum), (one.clone() * one).expr())
+        }
+    };
     let mut squares = Vec::new();
     for param in &outer {
         let total = gradient_at_rest(b, *param, &gradients[param]);
-        squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+        squares.push(square(b, total));
         totals.insert(*param, total);
     }
     let mut norm = match squares[..] {
@@ -154,7 +177,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         let mut squares = vec![so_far];
         for param in inside(b, *id) {
             let total = gradient_at_rest(b, param, &gradients[&param]);
-            squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+            squares.push(square(b, total));
             totals.insert(param, total);
         }
         let next = b.map("squares", &squares, &[], None, Expr::sum(squares.len()));
@@ -163,11 +186,16 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     let norm = b.map("grad_norm", &[norm], &[], None, x(0).sqrt().expr());
     b.graph.reports.push(("grad_norm".into(), norm));
     b.graph.reports.push(("lr".into(), lr));
-    let scale = train.clip.map(|limit| {
+    let clip = train.clip.map(|limit| {
         let ratio = lit(limit) / (x(0) + lit(1e-6));
         b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
     });
-    let update = Update::new(b, train, step, lr, scale);
+    let factor = match (clip, unscale) {
+        (Some(clip), Some(inverse)) => Some(b.map("clip", &[clip, inverse], &[], None, (x(0) * x(1)).expr())),
+        (clip, unscale) => clip.or(unscale),
+    };
+    let guard = scale.map(|scale| scale.guard(b, norm));
+    let update = Update::new(b, train, step, lr, factor, guard);
     for param in outer {
         update.of(b, param, totals[&param]);
     }
@@ -178,7 +206,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         }
         b.end_repeat(&[], false);
     }
-    states.update(b);
+    states.update(b, update.guard.as_ref());
     b.end_phase(PhaseKind::Update);
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dtype::DType;
+use crate::precision::{LossScale, Precision};
 
 /// Everything that a training step needs besides the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,14 +17,24 @@ pub struct Train {
     pub clip: Option<f64>,
     /// Samples of a step, over all ranks and micro-batches.
     pub batch: u64,
-    /// Element type of floating-point values.
-    pub precision: DType,
+    /// In which types it computes.
+    pub precision: Precision,
+    /// What the loss is multiplied by while gradients are computed.
+    pub loss_scale: Option<LossScale>,
 }
 
 impl Default for Train {
     /// What a model without a `train` section gets.
     fn default() -> Self {
-        Self { optimizer: Optimizer::adamw(), lr: 3e-4, schedule: Schedule::Constant, clip: Some(1.0), batch: 8, precision: DType::F32 }
+        Self {
+            optimizer: Optimizer::adamw(),
+            lr: 3e-4,
+            schedule: Schedule::Constant,
+            clip: Some(1.0),
+            batch: 8,
+            precision: Precision::F32,
+            loss_scale: None,
+        }
     }
 }
 

@@ -44,7 +44,7 @@
 //! - `leaf_float`: parameters, states and supplied scalars are floating point.
 //! - `input`: an input is of integers over two axes, and outside loops.
 //! - `supplied`: a supplied scalar has no axes and is outside loops.
-//! - `state_of`: a state belongs to a parameter of the same loop.
+//! - `state_of`: a state belongs to a parameter of the same loop; one that begins as a copy belongs to one.
 //! - `accumulated`: what is accumulated is computed once a micro-batch and has the same axes and loop.
 //! - `assign_target`: only parameters and states are assigned, each at most once.
 //! - `assign_type`: the next value has the type and loop of its target.

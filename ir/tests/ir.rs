@@ -9,6 +9,7 @@ mod ir {
     mod library;
     mod operators;
     mod optimizers;
+    mod precision;
     mod sample;
     mod sharded;
     mod states;

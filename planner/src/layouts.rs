@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use partita_ir::boxing::{Shape, Step};
+use partita_ir::dtype::DType;
 use partita_ir::graph::{Def, Graph, Kind, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Mesh, Share};
@@ -137,6 +138,8 @@ pub struct Task<'a> {
     pub constraints: Constraints,
     /// ZeRO stage: which of optimizer state (1), gradients (2), parameters (3) rest split over data and context axes.
     pub zero: u8,
+    /// What products are multiplied in.
+    pub product: DType,
 }
 
 /// The layouts of a whole step.

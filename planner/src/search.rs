@@ -298,13 +298,13 @@ pub fn task<'a>(plan: &'a Plan, cluster: &'a Cluster, pins: &Pins) -> Task<'a> {
         even: pins.even,
         pending: pending(&plan.graph),
     };
-    Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero }
+    Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero, product: plan.train.precision.product }
 }
 
 /// The plan with these layouts, cut into stages and timed.
 pub fn finish(mut plan: Plan, cluster: &Cluster, layouts: crate::layouts::Layouts) -> Result<Plan, SearchError> {
     let tokens = tokens(&plan.graph, plan.train.batch);
-    let (cut, predicted) = evaluate(&plan.graph, &plan.mesh, cluster, &layouts, plan.degrees.pp, tokens)?;
+    let (cut, predicted) = evaluate(&plan.graph, &plan.mesh, cluster, &layouts, plan.train.precision.product, plan.degrees.pp, tokens)?;
     plan.cluster = cluster.name.clone();
     plan.layouts = layouts;
     plan.cut = cut;

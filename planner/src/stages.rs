@@ -228,6 +228,9 @@ impl StageCut {
                 for iteration in 0..graph.iterations(Some(within)) {
                     homes.leaves.insert((value, iteration), self.of(within, iteration));
                 }
+            } else if matches!(leaf, Leaf::Progress(_)) {
+                // where the loss is
+                homes.leaves.insert((value, 0), self.last());
             } else if matches!(leaf, Leaf::Param(_) | Leaf::State { of: None, .. }) {
                 let readers = homes.ops.iter().filter(|((op, _), _)| graph.op(*op).operands.contains(&value));
                 let first = readers.filter_map(|(_, home)| *home).min().unwrap_or(0);
@@ -244,7 +247,8 @@ impl StageCut {
 
     fn update_home(&self, graph: &Graph, op: OpId, homes: &Homes) -> Option<u64> {
         let operands = &graph.op(op).operands;
-        let at_rest = operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. })));
+        let at_rest =
+            operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_))));
         if let Some(home) = at_rest.filter_map(|value| homes.leaves.get(&(*value, 0)).copied()).min() {
             return Some(home);
         }

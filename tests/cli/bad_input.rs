@@ -98,12 +98,13 @@ fn models_that_do_not_fit_say_by_how_much() {
 #[test]
 fn precisions_that_are_planned_and_not_run() {
     let work = Work::new();
-    for precision in ["bf16", "fp16", "fp8", "fp4"] {
+    for (precision, product) in [("fp8", "fp8"), ("fp8_block", "fp8"), ("fp4", "fp4")] {
         let set = format!("precision={precision}");
         let mlp = Setting::new("mlp", 2, &[&set]);
         assert!(done(&mlp.arguments("plan", &[])).contains("memory"));
         let directory = work.compile("plan", &mlp, "dp=2");
-        refused(&["run", &directory], "partita::run::precision", &[precision, "f32 and f64", "--set precision=f32"]);
+        let words = [precision, product, "f64, f32, bf16 and fp16 are run", "--set precision=bf16"];
+        refused(&["run", &directory], "partita::run::precision", &words);
     }
 }
 

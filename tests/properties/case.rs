@@ -2,9 +2,11 @@
 
 use partita_codegen::compile;
 use partita_ir::axis::Role;
+use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::Graph;
 use partita_ir::layout::{Mesh, MeshAxis, Partition};
+use partita_ir::precision::{Column, LossScale, Recipe};
 use partita_ir::program::Program;
 use partita_ir::rule::Reduce;
 use partita_ir::sample;
@@ -87,7 +89,7 @@ fn train(dice: &mut Dice, seed: u64) -> Train {
     };
     let clip = *dice.pick(&[None, Some(0.01), Some(1.0), Some(100.0)]);
     let schedule = *dice.pick(&[Schedule::Constant, Schedule::Cosine { warmup: 2, steps: 5, min: 0.1 }]);
-    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::dtype::DType::F64 }
+    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::precision::Precision::F64, loss_scale: None }
 }
 
 impl Case {
@@ -127,6 +129,23 @@ impl Case {
         }
     }
 
+    /// The same case with its numbers held in 16 bits, with a scaled loss every other time.
+    pub fn narrow(seed: u64) -> Self {
+        let mut case = Self::new(seed);
+        for value in case.model.values.iter_mut().filter(|value| value.ty.dtype.is_float()) {
+            value.ty.dtype = DType::F32;
+        }
+        let recipe = if seed.is_multiple_of(2) { Recipe::Bf16 } else { Recipe::Fp16 };
+        case.train.precision = recipe.precision();
+        if seed.is_multiple_of(5) {
+            case.train.precision = case.train.precision.with(Column::Gradient, case.train.precision.parameter);
+        }
+        case.train.loss_scale =
+            [None, Some(LossScale::Static(16.0)), None, Some(LossScale::Dynamic { start: 64.0, interval: 1, growth: 2.0, backoff: 0.5 })]
+                [seed as usize / 2 % 4];
+        case
+    }
+
     /// The training step.
     pub fn step(&self) -> Graph {
         let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1, exchange: self.constraints.exchange };
@@ -135,7 +154,14 @@ impl Case {
 
     /// The search for the layouts of its training step.
     pub fn task<'a>(&'a self, graph: &'a Graph, cluster: &'a Cluster) -> Task<'a> {
-        Task { graph, mesh: &self.mesh, cluster, constraints: self.constraints.clone(), zero: self.zero }
+        Task {
+            graph,
+            mesh: &self.mesh,
+            cluster,
+            constraints: self.constraints.clone(),
+            zero: self.zero,
+            product: self.train.precision.product,
+        }
     }
 
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator

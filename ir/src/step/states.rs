@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::scale::Guard;
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::graph::{Assign, Def, Graph, Kind, Leaf, PhaseKind, Repeat};
@@ -32,8 +33,8 @@ impl States {
         Self { assigns, seen }
     }
 
-    /// Adds the update of every state to the open phase.
-    pub(super) fn update(self, b: &mut Builder) {
+    /// Adds the update of every state to the open phase, for steps that take place.
+    pub(super) fn update(self, b: &mut Builder, guard: Option<&Guard>) {
         let mut by_loop: BTreeMap<Option<LoopId>, Vec<Assign>> = BTreeMap::new();
         for assign in self.assigns {
             by_loop.entry(b.graph.value(assign.target).within).or_default().push(assign);
@@ -45,6 +46,7 @@ impl States {
             }
             for assign in assigns {
                 let value = whole.assigned(assign);
+                let value = guard.map_or(value, |guard| guard.keep(whole.b, assign.target, value));
                 whole.b.update(assign.target, value);
             }
             if over.is_some() {

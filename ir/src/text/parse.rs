@@ -340,6 +340,7 @@ impl Parser {
                 None => return self.expected("a source such as `tokens` or `next_tokens`"),
             },
             "param" => Leaf::Param(self.init()?),
+            "progress" => Leaf::Progress(self.real()?),
             "state" => {
                 let init = self.init()?;
                 self.keyword("slot")?;
@@ -360,11 +361,12 @@ impl Parser {
     }
 
     fn init(&mut self) -> Result<Init, TextError> {
-        let kind = self.word("`constant`, `normal` or `uniform`")?;
+        let kind = self.word("`constant`, `normal`, `uniform` or `copy`")?;
         let make = match kind.as_str() {
             "constant" => Init::Constant,
             "normal" => Init::Normal,
             "uniform" => Init::Uniform,
+            "copy" => return Ok(Init::Copy),
             _ => return Err(self.error_before(format!("`{kind}` is no way to begin"))),
         };
         Ok(make(self.real()?))

@@ -158,6 +158,7 @@ fn leaf(leaf: &Leaf) -> String {
         Init::Constant(value) => format!("constant {}", formula::number(*value)),
         Init::Normal(std) => format!("normal {}", formula::number(*std)),
         Init::Uniform(bound) => format!("uniform {}", formula::number(*bound)),
+        Init::Copy => "copy".to_owned(),
     };
     match leaf {
         Leaf::Input(source) => {
@@ -169,6 +170,7 @@ fn leaf(leaf: &Leaf) -> String {
             let of = of.map_or(String::new(), |of| format!(" of {of}"));
             format!("state {} slot {slot:?}{of}", init(begin))
         }
+        Leaf::Progress(begin) => format!("progress {}", formula::number(*begin)),
         Leaf::Supplied(supplied) => {
             let word = SUPPLIES.iter().find(|row| row.0 == *supplied).map_or("", |row| row.1);
             format!("supplied {word}")

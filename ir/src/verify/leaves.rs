@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Place, Report};
-use crate::graph::{Def, Leaf, Source, Value};
+use crate::graph::{Def, Init, Leaf, Source, Value};
 use crate::id::{Id, ValueId};
 
 pub(super) fn check(report: &mut Report<'_>) {
@@ -38,16 +38,19 @@ fn leaf(report: &mut Report<'_>, at: Place, value: &Value, leaf: &Leaf) {
                 format!("input `{name}` is not of {of} over {}, outside loops", source.axes())
             });
         }
-        Leaf::Param(_) | Leaf::State { .. } | Leaf::Supplied(_) => {
+        Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_) | Leaf::Supplied(_) => {
             report.check(float, Code::LeafFloat, at, || format!("`{name}` is of type {}", value.ty.dtype));
         }
         // has the checks of what it sums
         Leaf::Accumulated(_) => {}
     }
     match leaf {
-        Leaf::Supplied(_) => {
+        Leaf::Progress(_) | Leaf::Supplied(_) => {
             let holds = value.ty.dims.is_empty() && value.within.is_none();
-            report.check(holds, Code::Supplied, at, || format!("supplied `{name}` is no scalar outside loops"));
+            report.check(holds, Code::Supplied, at, || format!("`{name}` is no scalar outside loops"));
+        }
+        Leaf::Param(Init::Copy) | Leaf::State { init: Init::Copy, of: None, .. } => {
+            report.check(false, Code::StateOf, at, || format!("`{name}` begins as a copy and goes with no parameter"));
         }
         Leaf::State { of: Some(of), .. } => {
             let param = report.graph.value(*of);
@@ -64,7 +67,7 @@ fn assigns(report: &mut Report<'_>) {
     for assign in &graph.assigns {
         let at = Place::Value(assign.target);
         let (target, value) = (graph.value(assign.target), graph.value(assign.value));
-        let kept = matches!(target.def, Def::Leaf(Leaf::Param(_) | Leaf::State { .. }));
+        let kept = matches!(target.def, Def::Leaf(Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_)));
         report.check(kept && targets.insert(assign.target), Code::AssignTarget, at, || {
             format!("`{}` is no parameter or state, or is assigned twice", target.name)
         });

@@ -7,6 +7,7 @@ use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::graph::{Graph, Init, Source};
 use partita_ir::id::{AxisId, Id, ValueId};
 use partita_ir::library::{Pointwise, Scores, Window, gelu, silu};
+use partita_ir::precision::Precision;
 use partita_ir::rule::{DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Unary};
 use partita_ir::step::{Options, training_step};
@@ -419,6 +420,6 @@ pub fn step_of(build: Build, optimizer: Optimizer) -> Graph {
     let counted = bench.b.map("count", &[tokens], &[], Some(Reduce::Sum), x(0).binary(Binary::Ne, lit(2.0)).expr());
     bench.b.loss(probed, counted);
     let model = bench.b.finish();
-    let train = Train { optimizer, precision: DType::F64, ..Train::default() };
+    let train = Train { optimizer, precision: Precision::F64, ..Train::default() };
     training_step(&model, &train, Options::default()).expect("every operator has a gradient")
 }

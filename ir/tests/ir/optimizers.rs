@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, Leaf};
 use partita_ir::interpret::{Tensor, run};
+use partita_ir::precision::Precision;
 use partita_ir::sample::{self, Options};
 use partita_ir::step::{self, training_step};
 use partita_ir::train::{Optimizer, Schedule, Train};
@@ -196,7 +196,7 @@ fn expected(optimizer: &Optimizer, seen: &Seen<'_>, moments: &mut Moments) -> Ve
 }
 
 fn graph(model: &Graph, optimizer: Optimizer, lr: f64) -> Graph {
-    let train = Train { optimizer, lr, schedule: Schedule::Constant, clip: None, precision: DType::F64, ..Train::default() };
+    let train = Train { optimizer, lr, schedule: Schedule::Constant, clip: None, precision: Precision::F64, ..Train::default() };
     training_step(model, &train, step::Options::default()).unwrap()
 }
 

@@ -8,6 +8,7 @@ use partita_ir::dtype::DType;
 use partita_ir::formula::{lit, x};
 use partita_ir::graph::{Graph, Init, Leaf, Source};
 use partita_ir::interpret::{Tensor, run};
+use partita_ir::precision::Precision;
 use partita_ir::rule::Reduce;
 use partita_ir::sample::{self, Options};
 use partita_ir::scalar::{Expr, Unary};
@@ -16,7 +17,7 @@ use partita_ir::train::Train;
 use partita_ir::verify::verify;
 
 fn train() -> Train {
-    Train { precision: DType::F64, ..Train::default() }
+    Train { precision: Precision::F64, ..Train::default() }
 }
 
 /// The next value of every state of the model's own, by name.

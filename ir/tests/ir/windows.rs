@@ -8,6 +8,7 @@ use partita_ir::graph::{Graph, Init, Kind, PhaseKind, Source};
 use partita_ir::id::ValueId;
 use partita_ir::interpret::run;
 use partita_ir::library::Window as Seen;
+use partita_ir::precision::Precision;
 use partita_ir::rule::{DimAccess, Reduce, Rule, Term};
 use partita_ir::sample;
 use partita_ir::scalar::{Expr, Node};
@@ -102,7 +103,7 @@ fn worst(model: &Graph) -> f64 {
         lr: 1.0,
         schedule: Schedule::Constant,
         clip: None,
-        precision: DType::F64,
+        precision: Precision::F64,
         ..Train::default()
     };
     let step = training_step(model, &plain, Options::default()).expect("it has a loss");
@@ -165,7 +166,7 @@ fn gradients_of_convolutions_are_products_of_windows() {
     for stride in [1, 2, 3] {
         let model = convolution(stride);
         assert!(worst(&model) < 1e-7);
-        let step = training_step(&model, &Train { precision: DType::F64, ..Train::default() }, Options::default()).unwrap();
+        let step = training_step(&model, &Train { precision: Precision::F64, ..Train::default() }, Options::default()).unwrap();
         let products = step.phase(PhaseKind::Backward).iter().map(|op| step.op(*op)).filter(|op| {
             let Kind::Map(rule) = &op.kind else { return false };
             step.value(op.result()).name == "grad"

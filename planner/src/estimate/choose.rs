@@ -309,7 +309,7 @@ fn warnings(model: &Model<'_>, graph: &Graph, stack: &Stack, decisions: &Decisio
     } else if full > 0.95 {
         out.push(format!("{:.0} % of the device's memory: an allocator may run out by fragmentation", 100.0 * full));
     }
-    if stack.recipe(model.train.precision.word()).is_none() {
+    if !stack.has_recipe(&model.train.precision) {
         out.push(format!("stack {} has no recipe for {}: that of another precision is taken", stack.name, model.train.precision));
     }
     out

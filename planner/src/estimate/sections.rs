@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::boxing::{Shape, Step, StepKind};
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Def, Graph, Kind as OpKind, Leaf, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
@@ -269,11 +268,9 @@ impl<'a> Context<'a> {
         if role(Role::Vocab) && role(Role::Batch) && value.ty.dtype.is_float() {
             return self.stack.logits_bytes;
         }
-        match value.ty.dtype {
-            // what low precision rounds is an operand of a product; values between are 16-bit
-            DType::Fp8 | DType::Fp4 => 2.0,
-            other => other.bytes(8) as f64 / 8.0,
-        }
+        // kernels of other stacks keep their statistics to themselves: what lies between kernels is as wide as parameters
+        let held = self.graph.params().next().filter(|_| value.ty.dtype.is_float()).map_or(value, |param| self.graph.value(param));
+        held.ty.dtype.bytes(8) as f64 / 8.0
     }
 
     /// Bytes that the busiest rank holds of the result of an operator.

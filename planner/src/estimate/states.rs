@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::{Graph, Leaf, PhaseKind};
+use partita_ir::graph::{Graph, Init, Leaf, PhaseKind};
 use partita_ir::id::{Id, ValueId};
 use partita_ir::layout::Layout;
 use partita_ir::signature::SizedRule;
@@ -42,13 +42,13 @@ impl Prepared {
         (0..self.mesh.uses.len()).filter(|axis| matches!(self.mesh.uses[*axis], AxisUse::Data | AxisUse::Context)).collect()
     }
 
-    pub(super) fn recipe<'a>(&self, stack: &'a Stack) -> &'a Recipe {
-        stack.recipe(self.setup.precision.word()).unwrap_or_else(|| stack.recipe.values().next().expect("a stack has a recipe"))
+    pub(super) fn recipe(&self, stack: &Stack) -> Recipe {
+        stack.recipe(&self.setup.precision)
     }
 
-    /// Bytes of the optimizer for each parameter: recipes speak of Adam's two moments in 32 bits.
+    /// Bytes of the optimizer for each parameter: recipes speak of Adam's two moments.
     fn optimizer_bytes(&self, recipe: &Recipe) -> f64 {
-        recipe.optimizer + 4.0 * (self.moments - 2.0)
+        recipe.optimizer + recipe.moment * (self.moments - 2.0)
     }
 
     /// Data-parallel ranks, and those among them that share shards.
@@ -107,7 +107,7 @@ impl Prepared {
             }
         }
         let shard = if zero == 0 { 1.0 } else { sharing };
-        let bytes = elements / shard * (2.0 * self.optimizer_bytes(recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
+        let bytes = elements / shard * (2.0 * self.optimizer_bytes(&recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
         out.optimizer = bytes / on.cluster.device.memory_rate().0;
         out
     }
@@ -127,7 +127,7 @@ impl Prepared {
         MemoryBreakdown {
             parameters: (elements + states) * recipe.parameter / shard(3) + gathered,
             gradients: elements * recipe.gradient / shard(2),
-            optimizer: elements * self.optimizer_bytes(recipe) / shard(1),
+            optimizer: elements * self.optimizer_bytes(&recipe) / shard(1),
             activations,
             temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
         }
@@ -175,7 +175,8 @@ impl Held {
 pub(super) fn moments(graph: &Graph) -> f64 {
     let elements = |value: ValueId| (graph.elements(value) * graph.iterations(graph.value(value).within)) as f64;
     let params: f64 = graph.params().map(elements).sum();
-    let states = graph.leaves(|leaf| matches!(leaf, Leaf::State { of: Some(_), .. })).map(elements);
+    let moment = |leaf: &Leaf| matches!(leaf, Leaf::State { init, of: Some(_), .. } if *init != Init::Copy);
+    let states = graph.leaves(moment).map(elements);
     states.sum::<f64>() / params.max(1.0)
 }
 

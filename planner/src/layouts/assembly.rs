@@ -189,10 +189,9 @@ impl<'a> Assembly<'a> {
                     return Err(self.no_signature(op));
                 }
                 let times = self.times(phase.kind, within);
-                let dtype = graph.value(graph.op(op).result()).ty.dtype;
                 let cost_of = |signature: &Signature| {
                     let work = cost::work(graph, op, &rule, signature, self.mesh);
-                    nanoseconds(cost::compute_seconds(task.cluster, dtype, work), times)
+                    nanoseconds(cost::compute_seconds(task.cluster, task.product, work), times)
                 };
                 let costs: Vec<i64> = signatures.iter().map(cost_of).collect();
                 let provides: Rc<[Layout]> = signatures.iter().map(|signature| rule.result_layout(signature)).collect();
@@ -374,7 +373,7 @@ impl<'a> Assembly<'a> {
                     .collect()
             }
             Leaf::Input(_) => BTreeSet::from([self.of_input(value)]),
-            Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
+            Leaf::Progress(_) | Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
         }
     }
 
@@ -558,6 +557,7 @@ impl<'a> Assembly<'a> {
 mod tests {
     use partita_ir::dtype::DType;
     use partita_ir::layout::MeshAxis;
+    use partita_ir::precision::Precision;
     use partita_ir::sample;
     use partita_ir::step::{Options, training_step};
     use partita_ir::train::{Optimizer, Schedule, Train};
@@ -579,13 +579,21 @@ mod tests {
             micro_batches: 3,
         };
         let optimizer = Optimizer::Sgd { momentum: 0.9, decay: 0.0 };
-        let train = Train { optimizer, lr: 0.1, schedule: Schedule::Constant, clip: Some(1.0), batch: 4, precision: DType::F32 };
+        let train = Train {
+            optimizer,
+            lr: 0.1,
+            schedule: Schedule::Constant,
+            clip: Some(1.0),
+            batch: 4,
+            precision: Precision::F32,
+            loss_scale: None,
+        };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {
             let options = sample::Options { ..sample::Options::default() };
             let graph = training_step(&sample::graph(seed, options), &train, Options::default()).unwrap();
             let constraints = Constraints { pending: pending(&graph), ..Constraints::default() };
-            let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0 };
+            let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0, product: DType::F32 };
             let mut assembly = Assembly::new(&task, true);
             assembly.operators(&mut |signatures| signatures).unwrap();
             assembly.carried();

@@ -285,7 +285,7 @@ fn kernel_at(view: &View<'_>, kernel: usize, moment: u64, kernels: &mut BTreeMap
             extents,
             operand_dtypes: &spec.operands,
             operand_shapes: spec.shapes.clone(),
-            compute: spec.compute,
+            result: spec.result,
         }))
     };
     Arc::clone(kernels.entry(key).or_insert_with(prepare))

@@ -59,11 +59,11 @@ fn one(
             let held = buffer(*result);
             let shape: Vec<u64> =
                 spec.rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).product()).collect();
-            let fits = held.dtype == spec.compute && held.shape == shape && fitting.fits(shards, *kernel, None, held);
-            report.check(fits, Code::Operands, at, || mismatch(held, "its result", spec.compute, &shape));
+            let fits = held.dtype == spec.result && held.shape == shape && fitting.fits(shards, *kernel, None, held);
+            report.check(fits, Code::Operands, at, || mismatch(held, "its result", spec.result, &shape));
             let in_place = operands.iter().enumerate().filter(|(_, operand)| *operand == result);
             let element_wise =
-                in_place.clone().all(|(n, _)| spec.rule.operands[n] == spec.rule.result && !accumulate && spec.operands[n] == spec.compute);
+                in_place.clone().all(|(n, _)| spec.rule.operands[n] == spec.rule.result && !accumulate && spec.operands[n] == spec.result);
             let adds = !accumulate || matches!(spec.rule.reduce, None | Some(Reduce::Sum));
             report.check(element_wise && adds, Code::InPlace, at, || format!("it cannot write into `{}`", held.name));
         }
@@ -103,7 +103,7 @@ fn one(
         }
         Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            let dtype = if source.is_float() { program.precision } else { DType::I32 };
+            let dtype = if source.is_float() { program.precision.accumulate } else { DType::I32 };
             let image = program.image().unwrap_or_default();
             let (rest, fits) = match (source, &held.shape[..]) {
                 (Source::Pixels, [_, rest @ ..]) => (image.clone(), *rest == image[..]),

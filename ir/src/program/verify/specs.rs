@@ -39,10 +39,10 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
     if !report.check(lists, Code::Kernel, at, text) {
         return;
     }
-    let stored = |dtype: &DType| matches!(dtype, DType::F32 | DType::F64 | DType::I32) || *dtype == precision;
-    let computed = spec.compute.is_float() && stored(&spec.compute);
+    let stored = |dtype: &DType| *dtype == DType::I32 || precision.holds(*dtype);
+    let computed = spec.result.is_float() && stored(&spec.result);
     report.check(computed && spec.operands.iter().all(stored), Code::KernelType, at, || {
-        format!("it computes in {} from {:?}, and the program in {precision}", spec.compute, spec.operands)
+        format!("it computes in {} from {:?}, and the program in {precision}", spec.result, spec.operands)
     });
     for violation in verify(&alone(spec)) {
         // the operands are made up, so only what is said of the operator and its loop counts
@@ -60,6 +60,7 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
         factors: spec.factors.clone(),
         operands: spec.shapes.clone(),
         floats: spec.operands.iter().map(|dtype| dtype.is_float()).collect(),
+        narrowed: spec.operands.iter().map(|dtype| spec.result.narrows(*dtype)).collect(),
         result: rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).fold(1, u64::saturating_mul)).collect(),
     };
     let mut choices = Vec::new();
@@ -99,7 +100,7 @@ fn alone(spec: &KernelSpec) -> Graph {
         .map(|(dtype, dims)| value("operand", *dtype, dims, Def::Leaf(Leaf::Param(Init::Constant(0.0)))))
         .collect();
     let op = OpId::new(0);
-    let results = vec![value("result", spec.compute, result, Def::Result(op, 0))];
+    let results = vec![value("result", spec.result, result, Def::Result(op, 0))];
     let kind = Kind::Map(Rule { factors, ..spec.rule.clone() });
     graph.ops.push(Op { kind, operands, results, class: Class::Other, composite: None, span: None });
     graph.phases.push(Phase { kind: PhaseKind::Update, ops: vec![op] });
@@ -120,7 +121,7 @@ fn boxing(report: &mut Report<'_>, shards: Option<&Shards<'_>>, at: &dyn Fn() ->
     let mut ops: Vec<Reduce> = step.from.0.iter().chain(&step.to.0).filter_map(pending).collect();
     ops.dedup();
     report.check(ops.len() <= 1, Code::Boxing, at, || format!("from {} to {} mixes reductions", step.from, step.to));
-    let float = matches!(spec.dtype, DType::F32 | DType::F64) || (spec.dtype.is_float() && spec.dtype == report.program.precision);
+    let float = report.program.precision.holds(spec.dtype);
     let stored = float || (spec.dtype == DType::I32 && ops.is_empty());
     report.check(stored, Code::Boxing, at, || format!("it moves {} in layouts {} and {}", spec.dtype, step.from, step.to));
     if ops.first().is_some_and(|op| op.is_tuple()) {
