@@ -41,12 +41,13 @@ pub fn compile(plan: &Plan, cluster: &Cluster) -> Program {
         let arena = buffers::place(&role.sections, &mut role.buffers, role.in_flight, &keep);
         (role.arena_bytes, role.saved_stride) = (arena.bytes, arena.saved_stride);
     }
-    let input = |role: AxisRole| -> u64 {
-        let mut inputs = graph.leaves(|leaf| matches!(leaf, Leaf::Input(_)));
-        let size =
-            |value: ValueId| graph.value(value).ty.dims.iter().find(|axis| graph.axis(**axis).role == role).map(|axis| graph.size(*axis));
-        inputs.find_map(size).unwrap_or(1)
+    // of the input that looks furthest into a sample
+    let reach = |value: ValueId| {
+        let Some(Leaf::Input(source)) = graph.leaf(value) else { return None };
+        let axis = graph.value(value).ty.dims.iter().find(|axis| graph.axis(**axis).role == AxisRole::Seq)?;
+        Some(source.first() + graph.size(*axis))
     };
+    let seq = graph.leaves(|leaf| matches!(leaf, Leaf::Input(_))).filter_map(reach).max().unwrap_or(1);
     let vocab = graph.axes.iter().filter(|axis| axis.role == AxisRole::Vocab).map(|axis| axis.size).max().unwrap_or(256);
     Program {
         format: FORMAT,
@@ -55,7 +56,7 @@ pub fn compile(plan: &Plan, cluster: &Cluster) -> Program {
         settings: plan.settings.clone(),
         precision: plan.train.precision,
         batch: plan.train.batch,
-        seq: input(AxisRole::Seq),
+        seq,
         vocab,
         micro_batches: plan.mesh.micro_batches,
         mesh: plan.mesh.mesh.clone(),

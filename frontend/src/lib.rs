@@ -46,7 +46,7 @@
 //! | `assert hidden > heads, "{hidden} is too small"` | a mistake, told in these words, where the condition does not hold |
 //! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
 //! | `axis head_dim = hidden / heads` | an axis with a size of its own |
-//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
+//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `tokens_from(n)` and `next_tokens_from(n)` begin at a token; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
 //! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
 //! | `weight b[ffn] = zeros if bias` | a parameter where the condition holds, else the number that it would begin as |
 //! | `state mean[hidden] = zeros` | kept from step to step as a weight is, and not trained; begins as weights do |
@@ -60,7 +60,7 @@
 //! | `for stage in 0 .. 4 { ... }` | the body written out for each number, or each item of `[64, 128]` or `[near, far]`; it may declare axes; weights and axes of a round are named as `stage.2.w` |
 //! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
-//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |
+//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision`; `for "gain*", "bias*" { decay = 0 }` with `frozen`, `lr_factor`, `decay` and `optimizer` for the weights that a pattern fits |
 //!
 //! Expressions have `+ - * /`, comparisons (1 or 0), numbers, settings, sizes of axes by their names, `index[axis]`, and the
 //! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of
@@ -92,6 +92,7 @@ mod elaborate;
 mod evaluate;
 mod files;
 mod format;
+mod groups;
 mod lexer;
 pub mod operators;
 mod parse;
@@ -198,11 +199,11 @@ fn checked(file: &File, settings: &[Setting], mut diagnostics: Diagnostics) -> R
     if diagnostics.is_empty() {
         settings.report_unused(file, &mut diagnostics);
     }
+    let mut train = section.train.clone();
     if diagnostics.is_empty() {
-        Ok(Model { name, graph, train: section.train, settings: values, docs: Vec::new() })
-    } else {
-        Err(diagnostics.sorted())
+        train.groups = groups::groups(&section.groups, &train, &graph, file, &mut diagnostics);
     }
+    if diagnostics.is_empty() { Ok(Model { name, graph, train, settings: values, docs: Vec::new() }) } else { Err(diagnostics.sorted()) }
 }
 
 /// A report of a file that is too large to be one of a model.

@@ -49,6 +49,10 @@ pub enum Source {
     Tokens,
     /// Tokens 1..seq+1 of each sample: dims (batch, seq).
     NextTokens,
+    /// Tokens n..n+seq of each sample, such as what an answer consists of: dims (batch, seq).
+    TokensFrom(i32),
+    /// Tokens n+1..n+seq+1 of each sample.
+    NextTokensFrom(i32),
     /// The number of the document that each of tokens 0..seq is in: how many separators stand before it in its sample.
     Documents(i32),
     /// Tokens 0..seq with some hidden behind this one, as BERT (Devlin et al., 2018) has to find them.
@@ -59,9 +63,11 @@ pub enum Source {
 
 impl Source {
     /// Every source with its word; the number of those that have one is 0.
-    pub const ALL: [(Source, &'static str); 5] = [
+    pub const ALL: [(Source, &'static str); 7] = [
         (Source::Tokens, "tokens"),
         (Source::NextTokens, "next_tokens"),
+        (Source::TokensFrom(0), "tokens_from"),
+        (Source::NextTokensFrom(0), "next_tokens_from"),
         (Source::Documents(0), "documents"),
         (Source::MaskedTokens(0), "masked_tokens"),
         (Source::MaskedTargets, "masked_targets"),
@@ -69,7 +75,7 @@ impl Source {
 
     /// The word of this source.
     pub fn word(self) -> &'static str {
-        let same = |row: &&(Source, &str)| row.0 == if self.token().is_some() { self.with_token(0) } else { self };
+        let same = |row: &&(Source, &str)| row.0 == if self.number().is_some() { self.with_number(0) } else { self };
         Self::ALL.iter().find(same).map_or("", |row| row.1)
     }
 
@@ -78,21 +84,32 @@ impl Source {
         Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
     }
 
-    /// The token that it is about, if it is about one.
-    pub fn token(self) -> Option<i32> {
+    /// The number that it has, if it has one: a token that it is about, or a position.
+    pub fn number(self) -> Option<i32> {
         match self {
-            Source::Documents(token) | Source::MaskedTokens(token) => Some(token),
+            Source::Documents(number) | Source::MaskedTokens(number) => Some(number),
+            Source::TokensFrom(number) | Source::NextTokensFrom(number) => Some(number),
             Source::Tokens | Source::NextTokens | Source::MaskedTargets => None,
         }
     }
 
-    /// The same about another token.
+    /// The same with another number.
     #[must_use]
-    pub fn with_token(self, token: i32) -> Source {
+    pub fn with_number(self, number: i32) -> Source {
         match self {
-            Source::Documents(_) => Source::Documents(token),
-            Source::MaskedTokens(_) => Source::MaskedTokens(token),
+            Source::Documents(_) => Source::Documents(number),
+            Source::MaskedTokens(_) => Source::MaskedTokens(number),
+            Source::TokensFrom(_) => Source::TokensFrom(number),
+            Source::NextTokensFrom(_) => Source::NextTokensFrom(number),
             other => other,
+        }
+    }
+
+    /// The token of a sample that its first position looks at.
+    pub fn first(self) -> u64 {
+        match self {
+            Source::TokensFrom(first) | Source::NextTokensFrom(first) => u64::try_from(first).unwrap_or(0),
+            _ => 0,
         }
     }
 }

@@ -78,7 +78,8 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         terms.iter().zip(&counts).map(|(term, count)| (term.sum, b.map("seed", &[*count], &[], None, seed(term.weight)))).collect()
     });
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let frozen = b.graph.params().filter(|param| train.is_frozen(&b.graph.value(*param).name)).collect();
+    let gradients = differentiate(&mut b, &seeds, &frozen, options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
     for (term, count) in terms.iter().zip(&counts) {
         let sum = total(&mut b, term, "sum", term.sum);
         let mean = (x(0) / x(1).max(lit(1.0))).expr();
@@ -170,7 +171,8 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         let ratio = lit(limit) / (x(0) + lit(1e-6));
         b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
     });
-    let update = Update::new(b, train, step, lr, scale);
+    let params: Vec<ValueId> = gradients.keys().copied().collect();
+    let update = Update::new(b, train, step, lr, scale, &params);
     for param in outer {
         update.of(b, param, totals[&param]);
     }

@@ -115,25 +115,30 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         };
-        match (from.token(), token) {
+        let about = if matches!(from, Source::TokensFrom(_) | Source::NextTokensFrom(_)) { "a position" } else { "a token" };
+        match (from.number(), token) {
             (None, None) => Some(from),
             (Some(_), Some(expr)) => {
-                let token = self.whole(expr, "the token of a source", 0, i64::from(i32::MAX))?;
-                Some(from.with_token(i32::try_from(token).expect("it is within these bounds")))
+                let number = self.whole(expr, "the number of a source", 0, i64::from(i32::MAX))?;
+                Some(from.with_number(i32::try_from(number).expect("it is within these bounds")))
             }
             (None, Some(expr)) => {
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about no token", source.text))
+                    Diagnostic::new("partita::input::token", format!("`{}` takes no number", source.text))
                         .label(expr.span, "not needed here")
                         .help(format!("write `: {}`", source.text)),
                 );
                 None
             }
             (Some(_), None) => {
+                let help = match about {
+                    "a position" => format!("write `: {}(64)` with the first token of a sample that it has", source.text),
+                    _ => format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text),
+                };
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about a token, which is not given", source.text))
-                        .label(source.span, "of which token?")
-                        .help(format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text)),
+                    Diagnostic::new("partita::input::token", format!("`{}` is about {about}, which is not given", source.text))
+                        .label(source.span, format!("of which {}?", about.trim_start_matches("a ")))
+                        .help(help),
                 );
                 None
             }

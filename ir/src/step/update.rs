@@ -39,9 +39,9 @@ pub(super) fn learning_rate(train: &Train) -> Formula {
     lit(train.lr) * step.below(lit(warmup as f64)).select(rise(warmup as f64), then)
 }
 
-/// What the updates of all parameters share.
-pub(super) struct Update<'a> {
-    train: &'a Train,
+/// What the updates of the parameters of a group share.
+struct Shared {
+    optimizer: Optimizer,
     step: ValueId,
     lr: ValueId,
     /// The factor of clipping.
@@ -50,9 +50,39 @@ pub(super) struct Update<'a> {
     corrections: Option<(ValueId, ValueId)>,
 }
 
+/// The updates of parameters, group by group.
+pub(super) struct Update<'a> {
+    train: &'a Train,
+    /// Of those that are in no group, then of each group; none where there are none.
+    shared: Vec<Option<Shared>>,
+}
+
 impl<'a> Update<'a> {
-    pub(super) fn new(b: &mut Builder, train: &'a Train, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
-        let corrections = match train.optimizer {
+    pub(super) fn new(b: &mut Builder, train: &'a Train, step: ValueId, lr: ValueId, scale: Option<ValueId>, params: &[ValueId]) -> Self {
+        let mut update = Self { train, shared: Vec::new() };
+        let needed: Vec<usize> = params.iter().map(|param| update.group(&b.graph.value(*param).name)).collect();
+        let rest = (train.optimizer, 1.0);
+        for (place, (optimizer, factor)) in
+            [rest].into_iter().chain(train.groups.iter().map(|group| (group.optimizer, group.lr_factor))).enumerate()
+        {
+            update.shared.push(needed.contains(&place).then(|| {
+                let lr = if factor == 1.0 { lr } else { b.map("lr", &[lr], &[], None, (x(0) * lit(factor)).expr()) };
+                Shared::new(b, optimizer, step, lr, scale)
+            }));
+        }
+        update
+    }
+
+    /// Where what a parameter shares with others is.
+    fn group(&self, param: &str) -> usize {
+        let found = self.train.groups.iter().position(|group| group.params.iter().any(|name| name == param));
+        found.map_or(0, |group| group + 1)
+    }
+}
+
+impl Shared {
+    fn new(b: &mut Builder, optimizer: Optimizer, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
+        let corrections = match optimizer {
             Optimizer::AdamW { beta1, beta2, .. }
             | Optimizer::Adam { beta1, beta2, .. }
             | Optimizer::Lamb { beta1, beta2, .. }
@@ -65,13 +95,16 @@ impl<'a> Update<'a> {
             }
             _ => None,
         };
-        Self { train, step, lr, scale, corrections }
+        Self { optimizer, step, lr, scale, corrections }
     }
+}
 
+impl Update<'_> {
     /// Assigns a parameter and its states.
     pub(super) fn of(&self, b: &mut Builder, param: ValueId, gradient: ValueId) {
-        let mut one = One { shared: self, name: b.graph.value(param).name.clone(), dims: b.dims(param), b, param, gradient };
-        match self.train.optimizer {
+        let shared = self.shared[self.group(&b.graph.value(param).name)].as_ref().expect("its group has parameters");
+        let mut one = One { shared, name: b.graph.value(param).name.clone(), dims: b.dims(param), b, param, gradient };
+        match shared.optimizer {
             Optimizer::Sgd { momentum, decay } => one.sgd(momentum, decay),
             Optimizer::AdamW { beta1, beta2, eps, decay } => one.adamw(beta1, beta2, eps, decay),
             Optimizer::Adam { beta1, beta2, eps, decay } => one.adam(beta1, beta2, eps, decay),
@@ -93,7 +126,7 @@ impl<'a> Update<'a> {
 /// The update of one parameter.
 struct One<'a, 'b> {
     b: &'b mut Builder,
-    shared: &'a Update<'a>,
+    shared: &'a Shared,
     param: ValueId,
     gradient: ValueId,
     name: String,

@@ -155,7 +155,7 @@ fn leaf(leaf: &Leaf) -> String {
     };
     match leaf {
         Leaf::Input(source) => {
-            let token = source.token().map_or(String::new(), |token| format!(" {token}"));
+            let token = source.number().map_or(String::new(), |number| format!(" {number}"));
             format!("input {}{token}", source.word())
         }
         Leaf::Param(begin) => format!("param {}", init(begin)),

@@ -521,7 +521,15 @@ mod tests {
             micro_batches: 3,
         };
         let optimizer = Optimizer::Sgd { momentum: 0.9, decay: 0.0 };
-        let train = Train { optimizer, lr: 0.1, schedule: Schedule::Constant, clip: Some(1.0), batch: 4, precision: DType::F32 };
+        let train = Train {
+            optimizer,
+            lr: 0.1,
+            schedule: Schedule::Constant,
+            clip: Some(1.0),
+            batch: 4,
+            precision: DType::F32,
+            groups: Vec::new(),
+        };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {
             let options = sample::Options { windows: false, ..sample::Options::default() };

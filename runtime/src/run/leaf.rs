@@ -51,9 +51,10 @@ impl Rank<'_> {
         }
     }
 
-    /// Reads parameters and states (and moments) from a file; those of a mirror too.
-    pub fn load(&self, file: &ParameterFile, moments: bool) -> Result<(), RunError> {
-        for leaf in self.view.role.leaves.iter().filter(|leaf| kept(leaf, moments)) {
+    /// Reads parameters and states (and moments) from a file; those of a mirror too. With `partial`, what the file lacks stays as it is.
+    pub fn load(&self, file: &ParameterFile, moments: bool, partial: bool) -> Result<(), RunError> {
+        let wanted = |name: &str| !partial || file.shape(name).is_some();
+        for leaf in self.view.role.leaves.iter().filter(|leaf| kept(leaf, moments) && wanted(&leaf.name)) {
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
             file.read_box(&leaf.name, &buffer.shape, &shard, buffer.dtype, self.bytes(self.view.place(leaf.buffer, 0)))?;

@@ -88,9 +88,11 @@ fn one(
             let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
-        Instruction::Load { buffer: id, .. } => {
+        Instruction::Load { buffer: id, source, .. } => {
             let held = buffer(*id);
-            let fits = held.dtype == DType::I32 && held.shape == [program.batch, program.seq];
+            // what an input looks at ends within a sample
+            let within = |seq: u64| seq.checked_add(source.first()).is_some_and(|end| end <= program.seq);
+            let fits = held.dtype == DType::I32 && matches!(held.shape[..], [batch, seq] if batch == program.batch && within(seq));
             report.check(fits, Code::Loaded, at, || mismatch(held, "the input", DType::I32, &[program.batch, program.seq]));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
