@@ -9,8 +9,7 @@ pub mod schedule;
 use std::collections::BTreeSet;
 
 use partita_ir::axis::Role as AxisRole;
-use partita_ir::graph::{Leaf, PhaseKind};
-use partita_ir::id::ValueId;
+use partita_ir::graph::{Def, Leaf, PhaseKind};
 use partita_ir::program::{BufferId, Instruction, Program, Role};
 use partita_planner::cluster::Cluster;
 use partita_planner::plan::Plan;
@@ -41,13 +40,13 @@ pub fn compile(plan: &Plan, cluster: &Cluster) -> Program {
         let arena = buffers::place(&role.sections, &mut role.buffers, role.in_flight, &keep);
         (role.arena_bytes, role.saved_stride) = (arena.bytes, arena.saved_stride);
     }
-    // of the input that looks furthest into a sample
-    let reach = |value: ValueId| {
-        let Some(Leaf::Input(source)) = graph.leaf(value) else { return None };
-        let axis = graph.value(value).ty.dims.iter().find(|axis| graph.axis(**axis).role == AxisRole::Seq)?;
-        Some(source.first() + graph.size(*axis))
-    };
-    let seq = graph.leaves(|leaf| matches!(leaf, Leaf::Input(_))).filter_map(reach).max().unwrap_or(1);
+    // a sample has a token more than positions
+    let tokens = graph.values.iter().filter_map(|value| {
+        let Def::Leaf(Leaf::Input(source)) = value.def else { return None };
+        let positions = value.ty.dims.iter().find(|axis| graph.axis(**axis).role == AxisRole::Seq)?;
+        Some(source.needs(graph.size(*positions)).max(graph.size(*positions) + 1))
+    });
+    let seq = tokens.max().map_or(1, |tokens| tokens - 1);
     let vocab = graph.axes.iter().filter(|axis| axis.role == AxisRole::Vocab).map(|axis| axis.size).max().unwrap_or(256);
     Program {
         format: FORMAT,

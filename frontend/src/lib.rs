@@ -46,7 +46,7 @@
 //! | `assert hidden > heads, "{hidden} is too small"` | a mistake, told in these words, where the condition does not hold |
 //! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
 //! | `axis head_dim = hidden / heads` | an axis with a size of its own |
-//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `tokens_from(n)` and `next_tokens_from(n)` begin at a token; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
+//! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
 //! | `weight w[hidden, ffn] = normal(0.02)` | a parameter; also `uniform(bound)`, `constant(value)`, `zeros`, `ones` |
 //! | `weight b[ffn] = zeros if bias` | a parameter where the condition holds, else the number that it would begin as |
 //! | `state mean[hidden] = zeros` | kept from step to step as a weight is, and not trained; begins as weights do |

@@ -291,7 +291,8 @@ impl Builder {
         self.rule(name, rule, &[value], &dims)
     }
 
-    /// Values one behind the other: each along its own axis, the result along `whole`. Their other axes are the same.
+    /// Values one behind the other: each along its own axis, the result along `whole`. Their other axes are those of the first,
+    /// or fewer: such a part is the same along the others.
     pub fn concat(&mut self, name: &str, parts: &[(ValueId, AxisId)], whole: AxisId) -> ValueId {
         let (first, part) = parts[0];
         let dims: Vec<AxisId> = self.dims(first).into_iter().map(|dim| if dim == part { whole } else { dim }).collect();
@@ -300,7 +301,7 @@ impl Builder {
         for (value, part) in parts {
             let walk = |dim: AxisId| {
                 let wanted = if dim == *part { whole } else { dim };
-                let factor = dims.iter().position(|known| *known == wanted).expect("parts have the same other axes");
+                let factor = dims.iter().position(|known| *known == wanted).expect("the first part has every other axis");
                 DimAccess { offset: if dim == *part { -start } else { 0 }, ..DimAccess::factor(factor) }
             };
             accesses.push(self.dims(*value).into_iter().map(walk).collect());

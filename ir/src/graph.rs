@@ -49,10 +49,8 @@ pub enum Source {
     Tokens,
     /// Tokens 1..seq+1 of each sample: dims (batch, seq).
     NextTokens,
-    /// Tokens n..n+seq of each sample, such as what an answer consists of: dims (batch, seq).
+    /// Tokens from this one on of each sample, as many as the input has positions: dims (batch, seq).
     TokensFrom(i32),
-    /// Tokens n+1..n+seq+1 of each sample.
-    NextTokensFrom(i32),
     /// The number of the document that each of tokens 0..seq is in: how many separators stand before it in its sample.
     Documents(i32),
     /// Tokens 0..seq with some hidden behind this one, as BERT (Devlin et al., 2018) has to find them.
@@ -63,11 +61,10 @@ pub enum Source {
 
 impl Source {
     /// Every source with its word; the number of those that have one is 0.
-    pub const ALL: [(Source, &'static str); 7] = [
+    pub const ALL: [(Source, &'static str); 6] = [
         (Source::Tokens, "tokens"),
         (Source::NextTokens, "next_tokens"),
         (Source::TokensFrom(0), "tokens_from"),
-        (Source::NextTokensFrom(0), "next_tokens_from"),
         (Source::Documents(0), "documents"),
         (Source::MaskedTokens(0), "masked_tokens"),
         (Source::MaskedTargets, "masked_targets"),
@@ -84,11 +81,10 @@ impl Source {
         Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
     }
 
-    /// The number that it has, if it has one: a token that it is about, or a position.
+    /// The number that it is given, of a token or a position, if it is given one.
     pub fn number(self) -> Option<i32> {
         match self {
-            Source::Documents(number) | Source::MaskedTokens(number) => Some(number),
-            Source::TokensFrom(number) | Source::NextTokensFrom(number) => Some(number),
+            Source::TokensFrom(number) | Source::Documents(number) | Source::MaskedTokens(number) => Some(number),
             Source::Tokens | Source::NextTokens | Source::MaskedTargets => None,
         }
     }
@@ -97,19 +93,19 @@ impl Source {
     #[must_use]
     pub fn with_number(self, number: i32) -> Source {
         match self {
+            Source::TokensFrom(_) => Source::TokensFrom(number),
             Source::Documents(_) => Source::Documents(number),
             Source::MaskedTokens(_) => Source::MaskedTokens(number),
-            Source::TokensFrom(_) => Source::TokensFrom(number),
-            Source::NextTokensFrom(_) => Source::NextTokensFrom(number),
             other => other,
         }
     }
 
-    /// The token of a sample that its first position looks at.
-    pub fn first(self) -> u64 {
+    /// Tokens that a sample has at least where an input from here has so many positions.
+    pub fn needs(self, positions: u64) -> u64 {
         match self {
-            Source::TokensFrom(first) | Source::NextTokensFrom(first) => u64::try_from(first).unwrap_or(0),
-            _ => 0,
+            Source::NextTokens => positions + 1,
+            Source::TokensFrom(first) => positions + u64::from(first.unsigned_abs()),
+            Source::Tokens | Source::Documents(_) | Source::MaskedTokens(_) | Source::MaskedTargets => positions,
         }
     }
 }

@@ -85,7 +85,7 @@ fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f6
             .collect();
         for (value, source) in inputs {
             let shape = graph.shape(value);
-            let shift = u64::from(source == Source::NextTokens);
+            let shift = source.needs(shape[1]) - shape[1];
             let token = |at: u64| f64::from(samples[(step * case.train.batch + at / shape[1]) as usize][(at % shape[1] + shift) as usize]);
             leaves.insert((value, 0), Tensor::from_fn(shape.clone(), token));
         }

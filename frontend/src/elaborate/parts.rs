@@ -19,12 +19,15 @@ impl<'a> Elaborator<'a> {
         for ((value, span), part) in checked.tensors.iter().zip(&parts) {
             let mut others = self.builder.dims(*value);
             others.retain(|axis| axis != part);
-            if others.len() != kept.len() || others.iter().any(|axis| !kept.contains(axis)) {
+            if others.iter().any(|axis| !kept.contains(axis)) {
                 let name = self.builder.graph.axis(*part).name.clone();
                 self.diagnostics.push(
-                    Diagnostic::new("partita::shape::argument_differs", "tensors one behind the other have the same other axes")
-                        .label(*span, format!("has {} besides `{name}`", self.shown(&others)))
-                        .label(first_span, format!("has {} besides its part", self.shown(&kept))),
+                    Diagnostic::new(
+                        "partita::shape::argument_differs",
+                        "tensors one behind the other have the other axes of the first, or fewer",
+                    )
+                    .label(*span, format!("has {} besides `{name}`", self.shown(&others)))
+                    .label(first_span, format!("has {} besides its part", self.shown(&kept))),
                 );
                 return None;
             }

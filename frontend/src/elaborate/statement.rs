@@ -31,11 +31,11 @@ impl<'a> Elaborator<'a> {
                 let kind = if *trained { Kind::Weight } else { Kind::State };
                 self.weight(name, axes, (init, value.as_ref()), condition.as_ref(), kind);
             }
+            StatementKind::Update { name, value } => self.update(name, value),
             StatementKind::Let { name, value } => self.let_known(name, value),
             StatementKind::Assert { condition, message } => self.assert(condition, message),
             StatementKind::For { name, over, body } => self.unroll(name, over, body),
             StatementKind::Axis { name, size, role } if self.frame().unrolled => self.unrolled_axis(name, size.as_ref(), role.as_ref()),
-            StatementKind::Update { name, value } => self.update(name, value),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
@@ -104,7 +104,7 @@ impl<'a> Elaborator<'a> {
         self.bind(&name.text, what, Kind::Input, name.span);
     }
 
-    /// The source of a word, and of a token where it is about one.
+    /// The source of a word, and of the number that it is given.
     fn source(&mut self, source: &Name, token: Option<&Expr>) -> Option<Source> {
         let words = || Source::ALL.iter().map(|row| row.1);
         let Some(from) = Source::from_word(&source.text) else {
@@ -115,7 +115,6 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         };
-        let about = if matches!(from, Source::TokensFrom(_) | Source::NextTokensFrom(_)) { "a position" } else { "a token" };
         match (from.number(), token) {
             (None, None) => Some(from),
             (Some(_), Some(expr)) => {
@@ -131,14 +130,13 @@ impl<'a> Elaborator<'a> {
                 None
             }
             (Some(_), None) => {
-                let help = match about {
-                    "a position" => format!("write `: {}(64)` with the first token of a sample that it has", source.text),
-                    _ => format!("write `: {}(0)` with the token that separates documents or stands for hidden ones", source.text),
-                };
                 self.diagnostics.push(
-                    Diagnostic::new("partita::input::token", format!("`{}` is about {about}, which is not given", source.text))
-                        .label(source.span, format!("of which {}?", about.trim_start_matches("a ")))
-                        .help(help),
+                    Diagnostic::new("partita::input::token", format!("`{}` takes a number, which is not given", source.text))
+                        .label(source.span, "of which token, or from where?")
+                        .help(format!(
+                            "write `: {}(0)` with the token that separates documents or stands for hidden ones, or the position of the first",
+                            source.text
+                        )),
                 );
                 None
             }

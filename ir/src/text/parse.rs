@@ -330,11 +330,11 @@ impl Parser {
         let leaf = match kind.as_str() {
             "input" => match self.meaning(Source::from_word) {
                 Some(source) if source.number().is_some() => {
-                    let token = self.real()?;
-                    if token.fract() != 0.0 || !(0.0..=f64::from(i32::MAX)).contains(&token) {
-                        return Err(self.error_before("the number of a source is whole and from 0 on".to_owned()));
+                    let number = self.real()?;
+                    if number.fract() != 0.0 || !(0.0..=f64::from(i32::MAX)).contains(&number) {
+                        return Err(self.error_before("the number of a source is a whole one from 0".to_owned()));
                     }
-                    Leaf::Input(source.with_number(token as i32))
+                    Leaf::Input(source.with_number(number as i32))
                 }
                 Some(source) => Leaf::Input(source),
                 None => return self.expected("a source such as `tokens` or `next_tokens`"),

@@ -155,8 +155,8 @@ fn leaf(leaf: &Leaf) -> String {
     };
     match leaf {
         Leaf::Input(source) => {
-            let token = source.number().map_or(String::new(), |number| format!(" {number}"));
-            format!("input {}{token}", source.word())
+            let number = source.number().map_or(String::new(), |number| format!(" {number}"));
+            format!("input {}{number}", source.word())
         }
         Leaf::Param(begin) => format!("param {}", init(begin)),
         Leaf::State { init: begin, of, slot } => {

@@ -88,12 +88,14 @@ fn one(
             let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
-        Instruction::Load { buffer: id, source, .. } => {
+        Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            // what an input looks at ends within a sample
-            let within = |seq: u64| seq.checked_add(source.first()).is_some_and(|end| end <= program.seq);
-            let fits = held.dtype == DType::I32 && matches!(held.shape[..], [batch, seq] if batch == program.batch && within(seq));
-            report.check(fits, Code::Loaded, at, || mismatch(held, "the input", DType::I32, &[program.batch, program.seq]));
+            // a sample has a token more than positions
+            let within =
+                matches!(held.shape[..], [batch, positions] if batch == program.batch && source.needs(positions) <= program.seq + 1);
+            report.check(held.dtype == DType::I32 && within, Code::Loaded, at, || {
+                mismatch(held, "a sample", DType::I32, &[program.batch, program.seq + 1])
+            });
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
