@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every plan trains as one rank does: 20 steps of gpt and llama under many plans, with dropout, losses beside those of a
+# Every plan trains as one rank does: 20 steps of gpt, llama (with and without adapters) and t5 under many plans, with dropout, losses beside those of a
 # single rank. Exits with 1 if a loss differs by more than 1e-4, relative, or a run does not repeat to the byte.
 # Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh [optimizers | precision], STEPS=20 by default; a word runs that part
 # only. Run by `make agreement`.
@@ -140,6 +140,17 @@ train llama dp=1 "$work/llama.jsonl"
 for pins in tp=4 tp=4,sp=true,recompute=full tp=8 dp=2,tp=2,zero=3 cp=2 pp=2,dp=2,tp=2,mbs=1; do
     compare llama "$pins"
 done
+extra=(--set lora=8)
+train llama dp=1 "$work/llama.jsonl"
+for pins in tp=2 dp=2,zero=3 pp=2,mbs=2; do
+    compare llama "$pins"
+done
+extra=(--set seq=64)
+train t5 dp=1 "$work/t5.jsonl"
+for pins in tp=2 dp=2 dp=2,zero=3,recompute=full pp=2,mbs=1 pp=4,mbs=2 pp=2,dp=2,tp=2,mbs=1; do
+    compare t5 "$pins"
+done
+extra=()
 repeats dp=2,tp=2,zero=1
 repeats pp=2,dp=2,mbs=1
 exit $failed

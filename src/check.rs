@@ -32,6 +32,9 @@ struct Checked {
     model: String,
     /// Numbers in all parameters, those of every instance.
     parameters: u64,
+    /// Those of them that training changes.
+    trained: u64,
+    frozen: u64,
     /// The same of the states that the model declares.
     states: u64,
     repeats: Vec<Repeat>,
@@ -121,6 +124,13 @@ fn parameters(model: &Model) -> u64 {
     numbers(model, |leaf| matches!(leaf, Leaf::Param(_)))
 }
 
+/// The numbers in the parameters that training does not change.
+fn frozen(model: &Model) -> u64 {
+    let graph = &model.graph;
+    let frozen = graph.params().filter(|param| model.train.is_frozen(&graph.value(*param).name));
+    frozen.map(|param| graph.elements(param) * graph.iterations(graph.value(param).within)).sum()
+}
+
 fn states(model: &Model) -> u64 {
     numbers(model, |leaf| matches!(leaf, Leaf::State { .. }))
 }
@@ -136,6 +146,10 @@ fn text(model: &Model, shown: &Shown) -> String {
     let color = shown.colored(std::io::stdout().is_terminal());
     let repeats: Vec<String> = model.graph.loops.iter().map(|repeated| format!("{} × {}", repeated.count, repeated.name)).collect();
     let mut text = heading(&format!("{}: {}", model.name, count(parameters(model), "parameter")), color);
+    let frozen = frozen(model);
+    if frozen > 0 {
+        text += &format!("  trained    {}, {} frozen\n", count(parameters(model) - frozen, "parameter"), count(frozen, "parameter"));
+    }
     if !repeats.is_empty() {
         text += &format!("  repeats    {}\n", repeats.join(", "));
     }
@@ -161,6 +175,8 @@ fn checked(model: &Model, shown: &Shown) -> Checked {
     Checked {
         model: model.name.clone(),
         parameters: parameters(model),
+        trained: parameters(model) - frozen(model),
+        frozen: frozen(model),
         states: states(model),
         repeats: model.graph.loops.iter().map(|repeated| Repeat { name: repeated.name.clone(), count: repeated.count }).collect(),
         operators: classes.iter().map(|(_, n)| n).sum(),

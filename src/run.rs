@@ -64,6 +64,7 @@ pub fn run(arguments: &RunArguments, shown: &Shown) -> Result<(), Failure> {
         seed: arguments.seed,
         threads: arguments.threads.map(|threads| threads as usize),
         init: arguments.init.clone(),
+        init_partial: arguments.init_partial,
         save: arguments.save.clone(),
         gradients: arguments.gradients.clone(),
         checkpoint: arguments.checkpoint.clone(),

@@ -61,7 +61,7 @@
 //! | `scan seq (h[batch, hidden] = 0) { h = tanh(x + h); emit y[batch, seq, hidden] = h }` | a body for each entry of an axis, in order, or `scan seq reversed`: it reads the entries of tensors from outside that have the axis, without it; the head is carried on and its last values are there behind the scan; what is emitted has the axis again; weights exist once |
 //! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
-//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision = bf16` or `bf16(moments = bf16)`, `loss_scale dynamic(...)`, a number or `none` |
+//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision = bf16` or `bf16(moments = bf16)`, `loss_scale dynamic(...)`, a number or `none`; `for "gain*", "bias*" { decay = 0 }` with `frozen`, `lr_factor`, `decay` and `optimizer` for the weights that a pattern fits |
 //!
 //! Expressions have `+ - * /`, comparisons (1 or 0), numbers, settings, sizes of axes by their names, `index[axis]`, and the
 //! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of
@@ -93,6 +93,7 @@ mod elaborate;
 mod evaluate;
 mod files;
 mod format;
+mod groups;
 mod lexer;
 pub mod operators;
 mod parse;
@@ -199,11 +200,11 @@ fn checked(file: &File, settings: &[Setting], mut diagnostics: Diagnostics) -> R
     if diagnostics.is_empty() {
         settings.report_unused(file, &mut diagnostics);
     }
+    let mut train = section.train.clone();
     if diagnostics.is_empty() {
-        Ok(Model { name, graph, train: section.train, settings: values, docs: Vec::new() })
-    } else {
-        Err(diagnostics.sorted())
+        train.groups = groups::groups(&section.groups, &train, &graph, file, &mut diagnostics);
     }
+    if diagnostics.is_empty() { Ok(Model { name, graph, train, settings: values, docs: Vec::new() }) } else { Err(diagnostics.sorted()) }
 }
 
 /// A report of a file that is too large to be one of a model.

@@ -433,10 +433,11 @@ pub const TABLE: &[Operator] = &[
                 default: OptionDefault::Element(1.0),
                 doc: "where it is 0 a score counts as -inf: an expression over axes of the query and `past`; a row that is hidden whole gives 0",
             },
+            number("scale", 0.0, "of query · key; unless it is given, 1 / sqrt(dim)"),
             number("softcap", 0.0, "scaled scores become softcap · tanh(score / softcap), unless it is 0"),
         ],
         form: Form::Attention,
-        doc: "softmax(query · key / sqrt(dim) + bias) over past where mask, times value",
+        doc: "softmax(scale · query · key + bias) over past where mask, times value",
     },
     Operator {
         name: "cross_entropy",

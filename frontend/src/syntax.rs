@@ -66,7 +66,7 @@ pub(crate) enum StatementKind {
     /// `loss cross_entropy[vocab](logits, targets)`, `loss balance = 0.01 * mean[batch](uneven)`
     Loss { name: Option<Name>, value: Expr },
     /// `train { ... }`
-    Train(Vec<Entry>),
+    Train(TrainSection),
     /// What could not be read, and the name that it was to define.
     Broken { defines: Defines, name: Name },
 }
@@ -160,6 +160,21 @@ pub(crate) enum Said {
     Text(String),
     /// `{hidden / heads}`
     Value(Expr),
+}
+
+/// The `train` section, or what it says of some weights.
+#[derive(Debug)]
+pub(crate) struct TrainSection {
+    pub entries: Vec<Entry>,
+    pub groups: Vec<TrainGroup>,
+}
+
+/// `for "gain*", "bias*" { decay = 0 }`
+#[derive(Debug)]
+pub(crate) struct TrainGroup {
+    pub patterns: Vec<Name>,
+    pub section: TrainSection,
+    pub span: Span,
 }
 
 /// An entry of the `train` section.
@@ -339,17 +354,20 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                 expressions(then, visit);
                 expressions(otherwise, visit);
             }
-            StatementKind::Train(entries) => {
-                for entry in entries {
-                    match &entry.value {
-                        EntryValue::Expr(expr) => visit(expr),
-                        EntryValue::Word { options, .. } => options.iter().for_each(|option| visit(&option.value)),
-                    }
-                }
-            }
+            StatementKind::Train(section) => section_expressions(section, visit),
             StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Use { .. } | StatementKind::Broken { .. } => {}
         }
     }
+}
+
+fn section_expressions<'a>(section: &'a TrainSection, visit: &mut dyn FnMut(&'a Expr)) {
+    for entry in &section.entries {
+        match &entry.value {
+            EntryValue::Expr(expr) => visit(expr),
+            EntryValue::Word { options, .. } => options.iter().for_each(|option| visit(&option.value)),
+        }
+    }
+    section.groups.iter().for_each(|group| section_expressions(&group.section, visit));
 }
 
 /// The smallest span that holds both.

@@ -2,9 +2,10 @@
 
 use partita_frontend::{Setting, Source, format, load, render};
 
-const MODELS: [(&str, &str); 3] = [
+const MODELS: [(&str, &str); 4] = [
     ("gpt", include_str!("../../models/gpt.partita")),
     ("llama", include_str!("../../models/llama.partita")),
+    ("t5", include_str!("../../models/t5.partita")),
     ("mlp", include_str!("../../models/mlp.partita")),
 ];
 
@@ -42,6 +43,8 @@ fn scraps(line: &str) -> Vec<&str> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let length = if first == '#' {
             rest.len()
+        } else if first == '"' {
+            rest[1..].find('"').map_or(rest.len(), |end| end + 2)
         } else if first.is_ascii_digit() {
             let digits = |from: usize| from + rest[from..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - from);
             let mut end = digits(0);

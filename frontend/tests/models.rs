@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use partita_frontend::{Model, Setting, Source, load, render};
 use partita_ir::graph::{Class, Graph, Kind, Leaf, PhaseKind};
+use partita_ir::id::ValueId;
 use partita_ir::interpret::{self, Tensor};
 use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
@@ -195,4 +196,94 @@ fn an_untrained_model_guesses_evenly() {
         let mean = read(loss.sum) / read(loss.count);
         assert!((mean - 32f64.ln()).abs() < 0.05, "{name}: {mean}");
     }
+}
+
+/// T5 has an optimizer and sizes of its own.
+const T5: &str = include_str!("../../models/t5.partita");
+
+fn t5(settings: &[(&str, &str)]) -> Graph {
+    let source = Source { name: "t5", text: T5 };
+    let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
+    let model = load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
+    assert_eq!(partita_ir::verify::verify(&model.graph), Vec::new());
+    model.graph
+}
+
+#[test]
+fn t5_has_as_many_parameters_as_published() {
+    let sizes =
+        [("layers", "24"), ("hidden", "1024"), ("heads", "128"), ("head_dim", "128"), ("ffn", "65536"), ("vocab", "32128"), ("seq", "512")];
+    assert_eq!(parameters(&t5(&sizes)), 11_307_321_344);
+    // T5-small, of Raffel et al.'s sizes
+    let small = [("layers", "6"), ("hidden", "512"), ("heads", "8"), ("ffn", "2048"), ("vocab", "32128"), ("seq", "512")];
+    assert_eq!(parameters(&t5(&small)), 60_506_624);
+}
+
+/// The buckets of T5's published code, for the distance from a query to a key.
+fn bucket(key: i64, query: i64, both_ways: bool) -> usize {
+    let (mut buckets, mut first) = (32, 0);
+    let apart = if both_ways {
+        buckets /= 2;
+        first = if key > query { buckets } else { 0 };
+        (key - query).abs()
+    } else {
+        (query - key).max(0)
+    };
+    let exact = buckets / 2;
+    let place = if apart < exact {
+        apart
+    } else {
+        let share = (apart as f64 / exact as f64).ln() / (128.0 / exact as f64).ln();
+        (exact + (share * (buckets - exact) as f64) as i64).min(buckets - 1)
+    };
+    usize::try_from(first + place).expect("buckets count from 0")
+}
+
+#[test]
+fn t5_reads_its_biases_by_buckets() {
+    let graph = t5(&[("seq", "150"), ("hidden", "8"), ("heads", "1"), ("ffn", "8"), ("vocab", "8"), ("batch", "1"), ("layers", "1")]);
+    let mut leaves = partita_ir::interpret::initial_leaves(&graph, 0);
+    for leaf in graph.leaves(|_| true).collect::<Vec<_>>() {
+        let counted = graph.value(leaf).name.starts_with("near_");
+        let input = matches!(graph.leaf(leaf), Some(Leaf::Input(_)));
+        if counted || input {
+            leaves.insert((leaf, 0), Tensor::from_fn(graph.shape(leaf), |element| if counted { element as f64 } else { 1.0 }));
+        }
+    }
+    let env = partita_ir::interpret::run(&graph, leaves, 0, 1);
+    for (name, both_ways) in [("near", true), ("near_before", false)] {
+        let id =
+            (0..graph.values.len()).map(|index| ValueId(index as u32)).find(|id| graph.value(*id).name == name).expect("it is computed");
+        let found = &env.get(id, 0).expect("it has a value").data;
+        for query in 0..150 {
+            for key in 0..150 {
+                assert_eq!(found[query * 150 + key], bucket(key as i64, query as i64, both_ways) as f64, "{name} {query} {key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_train_alone_and_begin_as_nothing() {
+    let settings = [("hidden", "32"), ("seq", "8"), ("vocab", "16"), ("layers", "2"), ("precision", "f64")];
+    let adapted = model("llama", &[&settings[..], &[("lora", "4")]].concat());
+    let trained: Vec<&str> =
+        adapted.graph.params().map(|id| adapted.graph.value(id).name.as_str()).filter(|name| !adapted.train.is_frozen(name)).collect();
+    assert_eq!(trained, ["lora_q_in", "lora_q_out", "lora_v_in", "lora_v_out"]);
+    let step =
+        partita_ir::step::training_step(&adapted.graph, &adapted.train, partita_ir::step::Options::default()).expect("it has a loss");
+    let assigned: Vec<&str> = step.assigns.iter().map(|assign| step.value(assign.target).name.as_str()).collect();
+    assert!(assigned.iter().all(|name| name.starts_with("lora_")), "{assigned:?}");
+    // 12 values a layer: four adapters with two moments each
+    assert_eq!(assigned.len(), 12);
+    let plain = model("llama", &settings);
+    assert!(plain.train.groups.is_empty());
+    let loss = |graph: &Graph| {
+        let mut leaves = partita_ir::interpret::initial_leaves(graph, 1);
+        for leaf in graph.leaves(|leaf| matches!(leaf, Leaf::Input(_))).collect::<Vec<_>>() {
+            leaves.insert((leaf, 0), Tensor::from_fn(graph.shape(leaf), |element| (element % 16) as f64));
+        }
+        partita_ir::interpret::run(graph, leaves, 0, 1).get(graph.loss[0].sum, 0).expect("it was computed").data[0]
+    };
+    assert!((loss(&adapted.graph) - loss(&plain.graph)).abs() < 1e-9);
 }

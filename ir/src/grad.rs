@@ -52,15 +52,16 @@ impl Recompute {
 }
 
 /// Appends the backward phase to the forward phase of `builder`'s graph. `seeds` are values with their cotangents.
-/// Gives the cotangents of every parameter: one value, or several if its uses are not to be summed.
+/// Gives the cotangents of every parameter that is not `frozen`: one value, or several if its uses are not to be summed.
 pub fn differentiate(
     builder: &mut Builder,
     seeds: &[(ValueId, ValueId)],
+    frozen: &BTreeSet<ValueId>,
     recompute: Recompute,
     sum_shared: bool,
 ) -> BTreeMap<ValueId, Vec<ValueId>> {
     let forward = builder.graph.phase(PhaseKind::Forward).to_vec();
-    let needs = needs_gradient(builder, &forward);
+    let needs = needs_gradient(builder, &forward, frozen);
     let mut pass = Pass { b: builder, needs, cotangents: BTreeMap::new(), recompute, again: BTreeMap::new(), composites: BTreeMap::new() };
     for (value, seed) in seeds {
         pass.cotangents.entry(*value).or_default().push(*seed);
@@ -68,7 +69,7 @@ pub fn differentiate(
     for op in forward.iter().rev() {
         pass.op(*op);
     }
-    let params: Vec<ValueId> = pass.b.graph.params().collect();
+    let params: Vec<ValueId> = pass.b.graph.params().filter(|param| !frozen.contains(param)).collect();
     let mut gradients = BTreeMap::new();
     for param in params {
         let parts = pass.cotangents.remove(&param).unwrap_or_default();
@@ -84,10 +85,10 @@ pub fn differentiate(
     gradients
 }
 
-/// The floating-point values that some parameter flows into.
-fn needs_gradient(builder: &Builder, ops: &[OpId]) -> BTreeSet<ValueId> {
+/// The floating-point values that some parameter which is not `frozen` flows into.
+fn needs_gradient(builder: &Builder, ops: &[OpId], frozen: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
     let graph = &builder.graph;
-    let mut needs: BTreeSet<ValueId> = graph.params().collect();
+    let mut needs: BTreeSet<ValueId> = graph.params().filter(|param| !frozen.contains(param)).collect();
     let visit = |op: &Op, needs: &mut BTreeSet<ValueId>| {
         let differentiable = |n: usize| op.rule().is_some_and(|rule| rule.expr.reads(n));
         if op.operands.iter().enumerate().any(|(n, operand)| differentiable(n) && needs.contains(operand)) {

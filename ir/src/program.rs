@@ -30,7 +30,7 @@ pub struct Program {
     pub precision: Precision,
     /// Samples of a step.
     pub batch: u64,
-    /// Positions of a sample.
+    /// Positions of a sample: up to the last that an input looks at.
     pub seq: u64,
     /// Size of the vocabulary of the inputs.
     pub vocab: u64,

@@ -90,7 +90,8 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         terms.iter().zip(&counts).map(|(term, count)| (term.sum, seed(term.weight, *count))).collect()
     });
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update);
+    let frozen = b.graph.params().filter(|param| train.is_frozen(&b.graph.value(*param).name)).collect();
+    let gradients = differentiate(&mut b, &seeds, &frozen, options.recompute, !options.meet_in_update);
     for (term, count) in terms.iter().zip(&counts) {
         let sum = total(&mut b, term, "sum", term.sum);
         let mean = (x(0) / x(1).max(lit(1.0))).expr();
@@ -195,7 +196,8 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         (clip, unscale) => clip.or(unscale),
     };
     let guard = scale.map(|scale| scale.guard(b, norm));
-    let update = Update::new(b, train, step, lr, factor, guard);
+    let params: Vec<ValueId> = gradients.keys().copied().collect();
+    let update = Update::new(b, train, step, lr, factor, guard, &params);
     for param in outer {
         update.of(b, param, totals[&param]);
     }

@@ -276,7 +276,7 @@ pub fn skeleton(model: &Model<'_>, pins: &Pins, degrees: Degrees, zero: u8, reco
         model: model.name.to_owned(),
         settings: model.settings.to_vec(),
         cluster: String::new(),
-        train: model.train,
+        train: model.train.clone(),
         degrees,
         zero,
         recompute,

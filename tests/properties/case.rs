@@ -89,7 +89,16 @@ fn train(dice: &mut Dice, seed: u64) -> Train {
     };
     let clip = *dice.pick(&[None, Some(0.01), Some(1.0), Some(100.0)]);
     let schedule = *dice.pick(&[Schedule::Constant, Schedule::Cosine { warmup: 2, steps: 5, min: 0.1 }]);
-    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::precision::Precision::F64, loss_scale: None }
+    Train {
+        optimizer,
+        lr: 0.05,
+        schedule,
+        clip,
+        batch: 0,
+        precision: partita_ir::precision::Precision::F64,
+        loss_scale: None,
+        groups: Vec::new(),
+    }
 }
 
 impl Case {
@@ -175,7 +184,7 @@ impl Case {
             model: graph.name.clone(),
             settings: Vec::new(),
             cluster: String::new(),
-            train: self.train,
+            train: self.train.clone(),
             degrees: Degrees { dp: 1, cp: 1, tp: 1, pp: self.stages, mbs: 1, experts: None },
             zero: self.zero,
             recompute: self.recompute,

@@ -7,6 +7,7 @@ use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::{Token, lex};
 use crate::syntax::{
     Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, Scan, SetValue, Statement, StatementKind,
+    TrainGroup, TrainSection,
 };
 
 /// Words of statements that stand in no block.
@@ -547,14 +548,14 @@ impl Parser<'_> {
     }
 
     /// `{ optimizer adamw(beta1 = 0.9)  lr = 3e-4 ... }`, one entry a line.
-    fn train(&mut self) -> Parsed<Vec<Entry>> {
+    fn train(&mut self) -> Parsed<TrainSection> {
         let open = self.expect(Token::OpenBrace, "to open the section")?;
-        let mut entries = Vec::new();
+        let (mut entries, mut groups) = (Vec::new(), Vec::new());
         loop {
             match self.peek() {
                 Token::CloseBrace => {
                     self.advance();
-                    return Ok(entries);
+                    return Ok(TrainSection { entries, groups });
                 }
                 Token::End => {
                     self.diagnostics.push(
@@ -562,7 +563,7 @@ impl Parser<'_> {
                             .label(open, "this `{` is never closed")
                             .help("close it with a `}` on a line of its own"),
                     );
-                    return Ok(entries);
+                    return Ok(TrainSection { entries, groups });
                 }
                 Token::Newline => {
                     self.advance();
@@ -570,17 +571,32 @@ impl Parser<'_> {
                 _ => {
                     let first = self.position;
                     self.statement = first;
-                    let entry = self.entry().and_then(|entry| match self.peek() {
-                        Token::Newline | Token::CloseBrace | Token::End => Ok(entry),
+                    let read = if self.at_word("for") {
+                        self.train_group().map(|group| groups.push(group))
+                    } else {
+                        self.entry().map(|entry| entries.push(entry))
+                    };
+                    let ended = read.and_then(|()| match self.peek() {
+                        Token::Newline | Token::CloseBrace | Token::End => Ok(()),
                         _ => Err(self.unexpected("the end of the entry")),
                     });
-                    match entry {
-                        Ok(entry) => entries.push(entry),
-                        Err(Failed) => self.recover(first),
+                    if ended.is_err() {
+                        self.recover(first);
                     }
                 }
             }
         }
+    }
+
+    /// `for "gain*", "bias*" { decay = 0 }`
+    fn train_group(&mut self) -> Parsed<TrainGroup> {
+        let start = self.advance();
+        let mut patterns = vec![self.text("with names of weights, as in `for \"gain*\", \"bias*\" { decay = 0 }`")?];
+        while self.eat(Token::Comma) {
+            patterns.push(self.text("with names of weights")?);
+        }
+        let section = self.deeper(start, Self::train)?;
+        Ok(TrainGroup { patterns, section, span: self.since(start) })
     }
 
     fn entry(&mut self) -> Parsed<Entry> {

@@ -320,6 +320,7 @@ fn attention(s: &mut Sampler) -> Option<ValueId> {
     let values = s.b.slice("past", values, seq, 0, past);
     let causal = s.dice.chance(0.6).then_some(seq);
     let dropout = s.dice.chance(0.2).then(|| (0.2, s.dice.below(1 << 20)));
+    let scale = s.dice.chance(0.2).then_some(0.3);
     let softcap = s.dice.chance(0.3).then_some(0.5);
     let bias = s.dice.chance(0.2).then(|| {
         let slope = s.param(&[head]);
@@ -327,7 +328,7 @@ fn attention(s: &mut Sampler) -> Option<ValueId> {
         Pointwise { expr: (x(0) * distance).expr(), operands: vec![(slope, vec![head])] }
     });
     let mask = s.dice.chance(0.4).then(|| score_mask(s, past));
-    Some(s.b.attention_by(query, key, values, past, dim, &Scores { softcap, bias, mask, causal, dropout }))
+    Some(s.b.attention_by(query, key, values, past, dim, &Scores { scale, softcap, bias, mask, causal, dropout }))
 }
 
 /// A window, tokens that are alike, or both. Some rows of the second are hidden whole.

@@ -41,24 +41,62 @@ pub(super) fn learning_rate(train: &Train) -> Formula {
     lit(train.lr) * step.below(lit(warmup as f64)).select(rise(warmup as f64), then)
 }
 
-/// What the updates of all parameters share.
-pub(super) struct Update<'a> {
-    train: &'a Train,
+/// What the updates of the parameters of a group share.
+struct Shared {
+    optimizer: Optimizer,
     step: ValueId,
     lr: ValueId,
     /// The factor of clipping and of a scaled loss.
     scale: Option<ValueId>,
-    /// Whether the update takes place, and the updates so far.
-    pub(super) guard: Option<Guard>,
     /// `1 − βᵗ` of both moments.
     corrections: Option<(ValueId, ValueId)>,
 }
 
+/// The updates of parameters, group by group.
+pub(super) struct Update<'a> {
+    train: &'a Train,
+    /// Whether the update takes place, and the updates so far.
+    pub(super) guard: Option<Guard>,
+    /// Of those that are in no group, then of each group; none where there are none.
+    shared: Vec<Option<Shared>>,
+}
+
 impl<'a> Update<'a> {
-    pub(super) fn new(b: &mut Builder, train: &'a Train, step: ValueId, lr: ValueId, scale: Option<ValueId>, guard: Option<Guard>) -> Self {
+    pub(super) fn new(
+        b: &mut Builder,
+        train: &'a Train,
+        step: ValueId,
+        lr: ValueId,
+        scale: Option<ValueId>,
+        guard: Option<Guard>,
+        params: &[ValueId],
+    ) -> Self {
         // what decays by the step counts the updates that took place
         let step = guard.as_ref().map_or(step, |guard| guard.updates);
-        let corrections = match train.optimizer {
+        let mut update = Self { train, guard, shared: Vec::new() };
+        let needed: Vec<usize> = params.iter().map(|param| update.group(&b.graph.value(*param).name)).collect();
+        let rest = (train.optimizer, 1.0);
+        for (place, (optimizer, factor)) in
+            [rest].into_iter().chain(train.groups.iter().map(|group| (group.optimizer, group.lr_factor))).enumerate()
+        {
+            update.shared.push(needed.contains(&place).then(|| {
+                let lr = if factor == 1.0 { lr } else { b.map("lr", &[lr], &[], None, (x(0) * lit(factor)).expr()) };
+                Shared::new(b, optimizer, step, lr, scale)
+            }));
+        }
+        update
+    }
+
+    /// Where what a parameter shares with others is.
+    fn group(&self, param: &str) -> usize {
+        let found = self.train.groups.iter().position(|group| group.params.iter().any(|name| name == param));
+        found.map_or(0, |group| group + 1)
+    }
+}
+
+impl Shared {
+    fn new(b: &mut Builder, optimizer: Optimizer, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
+        let corrections = match optimizer {
             Optimizer::AdamW { beta1, beta2, .. }
             | Optimizer::Adam { beta1, beta2, .. }
             | Optimizer::Lamb { beta1, beta2, .. }
@@ -71,19 +109,22 @@ impl<'a> Update<'a> {
             }
             _ => None,
         };
-        Self { train, step, lr, scale, guard, corrections }
+        Self { optimizer, step, lr, scale, corrections }
     }
+}
 
+impl Update<'_> {
     /// Assigns a parameter and its states.
     pub(super) fn of(&self, b: &mut Builder, param: ValueId, gradient: ValueId) {
+        let shared = self.shared[self.group(&b.graph.value(param).name)].as_ref().expect("its group has parameters");
         let (name, dims) = (b.graph.value(param).name.clone(), b.dims(param));
         let held = if self.train.precision.has_master() {
             b.leaf(&format!("{name}.master"), &dims, Leaf::State { init: Init::Copy, of: Some(param), slot: "master".to_owned() })
         } else {
             param
         };
-        let mut one = One { shared: self, name, dims, b, param, held, gradient };
-        match self.train.optimizer {
+        let mut one = One { shared, guard: self.guard.as_ref(), name, dims, b, param, held, gradient };
+        match shared.optimizer {
             Optimizer::Sgd { momentum, decay } => one.sgd(momentum, decay),
             Optimizer::AdamW { beta1, beta2, eps, decay } => one.adamw(beta1, beta2, eps, decay),
             Optimizer::Adam { beta1, beta2, eps, decay } => one.adam(beta1, beta2, eps, decay),
@@ -105,7 +146,8 @@ impl<'a> Update<'a> {
 /// The update of one parameter.
 struct One<'a, 'b> {
     b: &'b mut Builder,
-    shared: &'a Update<'a>,
+    shared: &'a Shared,
+    guard: Option<&'a Guard>,
     param: ValueId,
     /// What is updated: the parameter, or the copy of it that the optimizer holds.
     held: ValueId,
@@ -126,7 +168,7 @@ impl One<'_, '_> {
     }
 
     fn assign(&mut self, target: ValueId, value: ValueId) {
-        let value = self.shared.guard.as_ref().map_or(value, |guard| guard.keep(self.b, target, value));
+        let value = self.guard.map_or(value, |guard| guard.keep(self.b, target, value));
         self.b.graph.assigns.push(Assign { target, value });
     }
 

@@ -306,7 +306,7 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let along_past = vec![read[0], axes[1]];
         let mask = Some(Pointwise { expr: (same * near).expr(), operands: vec![(tokens, read), (tokens, along_past)] });
         let bias = Some(Pointwise { expr: x(0).expr(), operands: vec![(slope, t.dims("b"))] });
-        let how = Scores { softcap: Some(0.7), bias, mask, causal: None, dropout: Some((0.3, 9)) };
+        let how = Scores { scale: Some(0.4), softcap: Some(0.7), bias, mask, causal: None, dropout: Some((0.3, 9)) };
         t.b.attention_by(q, k, v, axes[1], axes[2], &how)
     }),
     ("split", |t| {

@@ -26,7 +26,7 @@ fn steps_are_legal() {
     let adamw = Train { precision: Precision::F64, ..Train::default() };
     for seed in 0..150 {
         let model = sample::graph(seed, Options::default());
-        for train in [plain(), adamw] {
+        for train in [plain(), adamw.clone()] {
             let step = training_step(&model, &train, options(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let found: Vec<String> = verify(&step).iter().map(ToString::to_string).collect();
             assert!(found.is_empty(), "seed {seed}: {found:#?}");

@@ -159,7 +159,7 @@ struct Held {
     layers: f64,
     /// Elements of the largest.
     largest: f64,
-    /// Elements of the model's own states.
+    /// Elements of the model's own states, and of parameters that stay as they are.
     states: f64,
 }
 
@@ -171,10 +171,15 @@ impl Held {
     }
 }
 
-/// Elements of moments for each element of all parameters.
+/// Whether a step changes a parameter.
+fn is_trained(graph: &Graph, param: ValueId) -> bool {
+    graph.assigns.iter().any(|assign| assign.target == param)
+}
+
+/// Elements of moments for each element of all trained parameters.
 pub(super) fn moments(graph: &Graph) -> f64 {
     let elements = |value: ValueId| (graph.elements(value) * graph.iterations(graph.value(value).within)) as f64;
-    let params: f64 = graph.params().map(elements).sum();
+    let params: f64 = graph.params().filter(|param| is_trained(graph, *param)).map(elements).sum();
     let moment = |leaf: &Leaf| matches!(leaf, Leaf::State { init, of: Some(_), .. } if *init != Init::Copy);
     let states = graph.leaves(moment).map(elements);
     states.sum::<f64>() / params.max(1.0)
@@ -210,6 +215,10 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
     for param in graph.params() {
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();
+        if !is_trained(graph, param) {
+            weights.states += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+            continue;
+        }
         weights.elements += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
         weights.tensors += 1.0;
         if *at == Place::Before && behind.contains(&param) {

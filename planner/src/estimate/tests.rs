@@ -50,7 +50,7 @@ fn decisions(dp: u64, tp: u64, pp: u64) -> Decisions {
 }
 
 fn prepared(model: &partita_frontend::Model, cluster: &Cluster, stack: &str, decisions: &Decisions) -> Prepared {
-    let given = Model { name: "gpt", graph: &model.graph, train: model.train, settings: &model.settings };
+    let given = Model { name: "gpt", graph: &model.graph, train: model.train.clone(), settings: &model.settings };
     let stack = Stack::named(stack).unwrap();
     let graph = step_graph(&given, &stack, (decisions.recompute, decisions.degrees.pp > 1)).unwrap();
     prepare(&given, cluster, &stack, decisions, &graph).unwrap()

@@ -587,6 +587,7 @@ mod tests {
             batch: 4,
             precision: Precision::F32,
             loss_scale: None,
+            groups: Vec::new(),
         };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {

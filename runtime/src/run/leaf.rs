@@ -55,14 +55,17 @@ impl Rank<'_> {
     }
 
     /// Reads parameters and states (and moments) from a file; those of a mirror too. Without moments, copies of parameters are
-    /// read as those are.
-    pub fn load(&self, file: &ParameterFile, moments: bool) -> Result<(), RunError> {
+    /// read as those are. With `partial`, what the file lacks stays as it is.
+    pub fn load(&self, file: &ParameterFile, moments: bool, partial: bool) -> Result<(), RunError> {
         for leaf in &self.view.role.leaves {
             let name = match &leaf.kind {
                 LeafKind::Copy { of, .. } if !moments => of,
                 _ if kept(leaf, moments) => &leaf.name,
                 _ => continue,
             };
+            if partial && file.shape(name).is_none() {
+                continue;
+            }
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
             file.read_box(name, &buffer.shape, &shard, buffer.dtype, self.bytes(self.view.place(leaf.buffer, 0)))?;

@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Parameters to begin with.
     pub init: Option<PathBuf>,
+    /// Whether that file may lack some of them, which then begin as the model says.
+    pub init_partial: bool,
     /// Where to write parameters at the end.
     pub save: Option<PathBuf>,
     /// Where to write the gradients of the first step.
@@ -364,10 +366,10 @@ impl Shared<'_> {
         };
         worker.initialise();
         if let Some(file) = self.init {
-            worker.load(file, false)?;
+            worker.load(file, false, self.options.init_partial)?;
         }
         if let Some(file) = self.state {
-            worker.load(file, true)?;
+            worker.load(file, true, false)?;
         }
         communicator.barrier(&everyone)?;
         for step in self.first..self.options.steps {
