@@ -13,12 +13,17 @@ use crate::table::{count, heading, table};
 
 /// Reads a model with its settings.
 pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
+    let Loaded { files, model } = loaded(arguments)?;
+    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
+}
+
+/// A model, or what is wrong with it, and the files that it is written in.
+pub fn loaded(arguments: &ModelArguments) -> Result<Loaded, Failure> {
     let text = read(&arguments.model)?;
     let name = arguments.model.display().to_string();
     let settings: Vec<Setting> = arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
     let mut used = |path: &str| std::fs::read_to_string(path).map_err(|error| words(&error));
-    let Loaded { files, model } = load_with(Source { name: &name, text: &text }, &settings, &mut used);
-    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
+    Ok(load_with(Source { name: &name, text: &text }, &settings, &mut used))
 }
 
 /// What `--format json` prints of a model.

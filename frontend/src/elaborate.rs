@@ -19,6 +19,7 @@ mod scope;
 mod state;
 mod statement;
 mod unroll;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -152,6 +153,11 @@ impl<'a> Elaborator<'a> {
     }
 
     fn declare_block(&mut self, block: &'a Block) {
+        for (position, axis) in block.axes.iter().enumerate() {
+            if let Some(first) = block.axes[..position].iter().find(|known| known.text == axis.text) {
+                self.diagnostics.push(twice("axes of a block", &axis.text, axis.span, first.span));
+            }
+        }
         if self.callable_name(&block.name) {
             self.block_names.insert(&block.name.text, self.blocks.len());
             self.blocks.push(BlockEntry { block, seen: false });

@@ -45,7 +45,7 @@ pub(crate) enum StatementKind {
     Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr>, trained: bool },
     /// `update mean = 0.9 * mean + 0.1 * batch_mean`
     Update { name: Name, value: Expr },
-    /// `block layer(x[batch, hidden], rate) { ... }`
+    /// `block layer(x[batch, hidden], rate) { ... }`, `block narrow[wide, small](x[batch, wide]) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
     Op(Op),
@@ -87,6 +87,8 @@ pub(crate) enum Defines {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub name: Name,
+    /// Names that stand for axes of a call.
+    pub axes: Vec<Name>,
     pub parameters: Vec<Parameter>,
     pub body: Vec<Statement>,
 }
@@ -237,10 +239,21 @@ impl BinaryOp {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub name: Name,
+    /// The axes in its brackets, if it has brackets.
     pub axes: Option<Vec<Name>>,
     /// How many of the axes stand before a `->`.
     pub arrow: Option<usize>,
+    /// `[height -> rows over kh, width over kw]`
+    pub windows: Vec<Window>,
     pub arguments: Vec<Argument>,
+}
+
+/// An axis seen through a window, and what becomes of it: without an arrow, itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub axis: Name,
+    pub out: Name,
+    pub taps: Name,
 }
 
 /// `x` or `dropout = 0.1` in the parentheses of a call.

@@ -222,6 +222,13 @@ fn statements_and_spaces() {
         "if not(a)and(b)or c!=1{x=y}else if d{}else{ z=1e-3 # last\n}\n",
         "if not (a) and (b) or c != 1 {\n    x = y\n} else if d {} else {\n    z = 1e-3    # last\n}\n",
     );
+    becomes("for n in[1,a]{axis b=n\n}\n", "for n in [1, a] {\n    axis b = n\n}\n");
+    becomes("for n in-1..2*a{}\n", "for n in -1 .. 2 * a {}\n");
+    becomes("assert(a)>-1,\"a  #{ a} is\" # why\n", "assert (a) > -1, \"a  #{ a} is\"  # why\n");
+    becomes("let a=1\nlet long=a\nset b=1\nuse\"b.partita\"\n", "let a    = 1\nlet long = a\nset b = 1\nuse \"b.partita\"\n");
+    becomes("op f(a[i])->[i]=a{derivative a=1}\n", "op f(a[i]) -> [i] = a {\n    derivative a = 1\n}\n");
+    becomes("##  Two.\n## Lines.\nblock f(x){return x}\n", "##  Two.\n## Lines.\nblock f(x) {\n    return x\n}\n");
+    becomes("x=pad[a->b](y,after=1)\nx=concat[a,c->b](y,z)\n", "x = pad[a -> b](y, after = 1)\nx = concat[a, c -> b](y, z)\n");
     becomes("block f(x){return(x)}\n", "block f(x) {\n    return (x)\n}\n");
     becomes("repeat 2 as l{ # twice\n\n\nx=y\n\n\n\nz=y\n\n}#end", "repeat 2 as l {     # twice\n    x = y\n\n    z = y\n}   #end\n");
     becomes("train{\noptimizer adamw(eps=1E-8)\nclip none}", "train {\n    optimizer adamw(eps = 1E-8)\n    clip none\n}\n");

@@ -16,8 +16,12 @@ const MODELS: [(&str, &str); 5] = [
     ("mlp", include_str!("../../models/mlp.partita")),
 ];
 
+/// Those that read images.
+const OF_IMAGES: [(&str, &str); 2] =
+    [("resnet50", include_str!("../../models/resnet50.partita")), ("vit", include_str!("../../models/vit.partita"))];
+
 fn model(name: &str, settings: &[(&str, &str)]) -> Model {
-    let (name, text) = MODELS.into_iter().find(|row| row.0 == name).expect("the model is in the list");
+    let (name, text) = MODELS.into_iter().chain(OF_IMAGES).find(|row| row.0 == name).expect("the model is in the list");
     let source = Source { name, text };
     let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
     load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)))
@@ -61,6 +65,29 @@ fn all_models_share_the_names_of_their_settings() {
         let again = self::model(name, &values);
         assert_eq!((again.graph, again.train, &again.settings), (model.graph.clone(), model.train, &model.settings));
     }
+}
+
+#[test]
+fn models_of_images_have_the_parameters_of_their_papers() {
+    let resnet = model("resnet50", &[("image", "224"), ("width", "64"), ("classes", "1000")]);
+    // as torchvision counts them
+    assert_eq!(parameters(&resnet.graph), 25_557_032);
+    assert_eq!(resnet.train.optimizer, Optimizer::Sgd { momentum: 0.9, decay: 1e-4 });
+    let large = [("image", "224"), ("patch", "16"), ("layers", "24"), ("hidden", "1024"), ("heads", "16"), ("classes", "1000")];
+    assert_eq!(parameters(&model("vit", &large).graph), 304_326_632);
+    for (name, _) in OF_IMAGES {
+        let model = model(name, &[]);
+        assert_eq!((model.name.as_str(), partita_ir::verify::verify(&model.graph)), (name, Vec::new()));
+    }
+}
+
+#[test]
+fn stages_of_a_resnet_may_be_of_one_block() {
+    let blocks = [("blocks1", "1"), ("blocks2", "1"), ("blocks3", "1"), ("blocks4", "1"), ("image", "33")];
+    let small = model("resnet50", &blocks);
+    assert!(small.graph.loops.is_empty());
+    let size = |name: &str| small.graph.axes.iter().find(|axis| axis.name == name).expect("an axis of the file").size;
+    assert_eq!(["rows0", "rows1", "rows2", "rows3", "rows4"].map(size), [17, 9, 5, 3, 2]);
 }
 
 #[test]

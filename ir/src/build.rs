@@ -97,9 +97,10 @@ impl Builder {
         self.leaf(name, dims, Leaf::State { init, of: None, slot: String::new() })
     }
 
-    /// Integer data of the batch.
+    /// Data of the batch.
     pub fn input(&mut self, name: &str, dims: &[AxisId], source: Source) -> ValueId {
-        self.value(name, DType::I32, dims.to_vec(), Def::Leaf(Leaf::Input(source)))
+        let dtype = if source.is_float() { self.float } else { DType::I32 };
+        self.value(name, dtype, dims.to_vec(), Def::Leaf(Leaf::Input(source)))
     }
 
     /// The dimensions of a value.

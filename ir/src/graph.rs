@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::axis::Axis;
+use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::random;
@@ -57,17 +57,23 @@ pub enum Source {
     MaskedTokens(i32),
     /// The hidden tokens of [`Source::MaskedTokens`] where they are to be found, elsewhere [`IGNORED`].
     MaskedTargets,
+    /// The image of each sample, from 0 to 1: dims (batch, the image's own ...).
+    Pixels,
+    /// The class of each sample: dims (batch).
+    Labels,
 }
 
 impl Source {
     /// Every source with its word; the number of those that have one is 0.
-    pub const ALL: [(Source, &'static str); 6] = [
+    pub const ALL: [(Source, &'static str); 8] = [
         (Source::Tokens, "tokens"),
         (Source::NextTokens, "next_tokens"),
         (Source::TokensFrom(0), "tokens_from"),
         (Source::Documents(0), "documents"),
         (Source::MaskedTokens(0), "masked_tokens"),
         (Source::MaskedTargets, "masked_targets"),
+        (Source::Pixels, "pixels"),
+        (Source::Labels, "labels"),
     ];
 
     /// The word of this source.
@@ -81,11 +87,34 @@ impl Source {
         Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
     }
 
+    /// Whether it holds floating-point numbers; integers otherwise.
+    pub fn is_float(self) -> bool {
+        self == Source::Pixels
+    }
+
+    /// The axes that such an input has, in words.
+    pub fn axes(self) -> &'static str {
+        match self {
+            Source::Pixels => "a batch axis, then those of an image",
+            Source::Labels => "a batch axis",
+            _ => "two axes, of the roles `batch` and `seq`",
+        }
+    }
+
+    /// Whether an input with axes of these roles can be of this source.
+    pub fn takes(self, roles: &[Role]) -> bool {
+        match self {
+            Source::Pixels => roles.len() > 1 && roles[0] == Role::Batch && !roles[1..].contains(&Role::Batch),
+            Source::Labels => roles == [Role::Batch],
+            _ => roles == [Role::Batch, Role::Seq],
+        }
+    }
+
     /// The number that it is given, of a token or a position, if it is given one.
     pub fn number(self) -> Option<i32> {
         match self {
             Source::TokensFrom(number) | Source::Documents(number) | Source::MaskedTokens(number) => Some(number),
-            Source::Tokens | Source::NextTokens | Source::MaskedTargets => None,
+            Source::Tokens | Source::NextTokens | Source::MaskedTargets | Source::Pixels | Source::Labels => None,
         }
     }
 
@@ -106,6 +135,7 @@ impl Source {
             Source::NextTokens => positions + 1,
             Source::TokensFrom(first) => positions + u64::from(first.unsigned_abs()),
             Source::Tokens | Source::Documents(_) | Source::MaskedTokens(_) | Source::MaskedTargets => positions,
+            Source::Pixels | Source::Labels => 0,
         }
     }
 }

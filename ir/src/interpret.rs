@@ -51,8 +51,9 @@ pub fn whole(sizes: &[u64]) -> Vec<Intervals> {
 ///
 /// `extents` are the global indices walked of each factor, `sizes` the factors' global sizes, and `operand_shapes` the
 /// operands' global shapes. A dimension that its factors walk exactly ([`DimAccess::is_exact`]) is as local as they
-/// are: the tensor holds the row-major product of their local indices. Any other dimension is whole, is read at the
-/// global affine index, and gives 0 outside. The result's dimensions are exact, so they are as local as their factors.
+/// are: the tensor holds the row-major product of their local indices. Of any other dimension it holds what they reach
+/// ([`DimAccess::reached`]), is read at the global affine index, and gives 0 outside the dimension. The result's
+/// dimensions are exact, so they are as local as their factors.
 pub fn eval_rule(
     rule: &Rule,
     extents: &[Intervals],
@@ -69,7 +70,7 @@ pub fn eval_rule(
         .iter()
         .zip(operands)
         .zip(operand_shapes)
-        .map(|((access, tensor), shape)| Read::new(rule, access, tensor, shape, sizes, &walk))
+        .map(|((access, tensor), shape)| Read::new(rule, access, tensor, shape, &Local { sizes, extents, walk: &walk }))
         .collect();
     let shape = rule.result.iter().map(|dim| dim.terms.iter().map(|term| walk.count(term.factor) as u64).product()).collect();
     let kept: Vec<usize> = Rule::factors_of(&rule.result).collect();
@@ -147,46 +148,56 @@ struct Read<'a> {
 enum ReadDim<'a> {
     /// Row-major over the local positions of these (factor, count).
     Local(Vec<(usize, usize)>),
-    /// At the global index.
-    Whole(&'a DimAccess),
+    /// At the global index, of a dimension of this size of which the tensor holds what begins at `first`.
+    At { access: &'a DimAccess, size: u64, first: u64 },
+}
+
+/// The local part of the factors.
+struct Local<'a> {
+    sizes: &'a [u64],
+    extents: &'a [Intervals],
+    walk: &'a Walk,
 }
 
 impl<'a> Read<'a> {
-    fn new(rule: &'a Rule, access: &'a [DimAccess], tensor: &'a Tensor, shape: &[u64], sizes: &[u64], walk: &Walk) -> Self {
+    fn new(rule: &'a Rule, access: &'a [DimAccess], tensor: &'a Tensor, shape: &[u64], local: &Local<'_>) -> Self {
+        let reached = |dim: &DimAccess, size: u64| dim.reached(size, &|factor| (local.sizes[factor], &local.extents[factor]));
         let dims: Vec<ReadDim<'_>> = access
             .iter()
             .zip(shape)
             .map(|(dim, &size)| {
-                if dim.is_exact(size, &|factor| sizes[factor]) {
-                    ReadDim::Local(dim.terms.iter().map(|term| (term.factor, walk.count(term.factor))).collect())
+                if dim.is_exact(size, &|factor| local.sizes[factor]) {
+                    ReadDim::Local(dim.terms.iter().map(|term| (term.factor, local.walk.count(term.factor))).collect())
                 } else {
-                    ReadDim::Whole(dim)
+                    ReadDim::At { access: dim, size, first: reached(dim, size).0 }
                 }
             })
             .collect();
-        let local: Vec<u64> = dims
+        let held: Vec<u64> = dims
             .iter()
-            .zip(shape)
-            .map(|(dim, &size)| match dim {
+            .map(|dim| match dim {
                 ReadDim::Local(factors) => factors.iter().map(|(_, count)| *count as u64).product(),
-                ReadDim::Whole(_) => size,
+                ReadDim::At { access, size, .. } => {
+                    let (first, end) = reached(access, *size);
+                    end - first
+                }
             })
             .collect();
-        assert_eq!(tensor.shape, local, "the shard of an operand of {rule:?}");
+        assert_eq!(tensor.shape, held, "the shard of an operand of {rule:?}");
         Self { tensor, dims }
     }
 
     fn at(&self, walk: &Walk) -> f64 {
         let mut offset = 0;
-        for (dim, &size) in self.dims.iter().zip(&self.tensor.shape) {
+        for (dim, &held) in self.dims.iter().zip(&self.tensor.shape) {
             let index = match dim {
                 ReadDim::Local(factors) => factors.iter().fold(0, |at, (factor, count)| at * count + walk.positions[*factor]),
-                ReadDim::Whole(dim) => match u64::try_from(dim.index(&walk.indices)) {
-                    Ok(index) if index < size => index as usize,
+                ReadDim::At { access, size, first } => match u64::try_from(access.index(&walk.indices)) {
+                    Ok(index) if index < *size => (index - first) as usize,
                     _ => return 0.0,
                 },
             };
-            offset = offset * size as usize + index;
+            offset = offset * held as usize + index;
         }
         self.tensor.data[offset]
     }

@@ -3,6 +3,7 @@
 //! None of them has a sharding rule of its own: whatever their bodies admit is legal.
 
 mod order;
+mod windows;
 
 use crate::axis::Role;
 use crate::build::Builder;
@@ -11,6 +12,8 @@ use crate::graph::Class;
 use crate::id::{AxisId, Id, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
 use crate::scalar::{Binary, Expr, Node, Unary};
+
+pub use windows::Window;
 
 /// `x · Φ(x)` by tanh: `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))` (Hendrycks and Gimpel, 2016).
 pub fn gelu(a: Formula) -> Formula {

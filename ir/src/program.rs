@@ -48,6 +48,24 @@ pub struct Program {
 }
 
 impl Program {
+    /// Elements of an image along each of its axes, if the program reads any.
+    pub fn image(&self) -> Option<Vec<u64>> {
+        self.roles.iter().find_map(|role| {
+            role.sections.iter().flat_map(|section| &section.instructions).find_map(|instruction| match instruction {
+                Instruction::Load { buffer, source: Source::Pixels } => role.buffers.get(*buffer)?.shape.get(1..).map(<[u64]>::to_vec),
+                _ => None,
+            })
+        })
+    }
+
+    /// Whether its inputs are images or their labels, and not tokens.
+    pub fn reads_images(&self) -> bool {
+        let sections = self.roles.iter().flat_map(|role| &role.sections);
+        sections
+            .flat_map(|section| &section.instructions)
+            .any(|instruction| matches!(instruction, Instruction::Load { source: Source::Pixels | Source::Labels, .. }))
+    }
+
     /// Messages that a channel between two stages holds before its sender waits: enough for a pipeline that is full.
     pub fn channel_capacity(&self) -> usize {
         self.roles.len() + 1

@@ -37,8 +37,6 @@ pub struct Options {
     pub repeats: bool,
     /// Whether there may be functions with kinks: max, min, abs, argmax.
     pub kinks: bool,
-    /// Whether there may be reads with a stride and an offset (convolutions), which have no gradient.
-    pub windows: bool,
     /// Whether no operator but the loss brings samples together, as micro-batches need it.
     pub apart: bool,
     /// Type of floating-point values.
@@ -48,14 +46,14 @@ pub struct Options {
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { steps: 6, repeats: true, kinks: true, windows: true, apart: false, float: DType::F64 }
+        Self { steps: 6, repeats: true, kinks: true, apart: false, float: DType::F64 }
     }
 }
 
 impl Options {
     /// What finite differences can check.
     pub fn smooth() -> Self {
-        Self { kinks: false, windows: false, ..Self::default() }
+        Self { kinks: false, ..Self::default() }
     }
 }
 
@@ -95,6 +93,7 @@ pub fn leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
         let tensor = Tensor::from_fn(graph.shape(id), |_| match source {
             Source::Tokens if dice.chance(0.05) => vocab as f64,
             Source::NextTokens if dice.chance(0.1) => IGNORE,
+            Source::Pixels => dice.real(0.0, 1.0),
             _ => dice.below(vocab) as f64,
         });
         leaves.insert((id, 0), tensor);

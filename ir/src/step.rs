@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::build::Builder;
 use crate::experts;
 use crate::formula::{lit, x};
-use crate::grad::{GradError, Recompute, differentiate};
+use crate::grad::{Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, LossTerm, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
 use crate::rewrite;
@@ -43,8 +43,6 @@ pub enum StepError {
     NoLoss,
     /// Its count of targets depends on parameters.
     CountDepends(ValueId),
-    /// An operator has no gradient.
-    Grad(GradError),
 }
 
 impl std::fmt::Display for StepError {
@@ -54,7 +52,6 @@ impl std::fmt::Display for StepError {
             StepError::CountDepends(value) => {
                 write!(f, "the count of valid targets depends on {value}, which is more than the batch's data decides")
             }
-            StepError::Grad(error) => error.fmt(f),
         }
     }
 }
@@ -78,7 +75,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         terms.iter().zip(&counts).map(|(term, count)| (term.sum, b.map("seed", &[*count], &[], None, seed(term.weight)))).collect()
     });
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update);
     for (term, count) in terms.iter().zip(&counts) {
         let sum = total(&mut b, term, "sum", term.sum);
         let mean = (x(0) / x(1).max(lit(1.0))).expr();

@@ -16,4 +16,5 @@ mod ir {
     mod text;
     mod training;
     mod verify;
+    mod windows;
 }

@@ -13,7 +13,7 @@ pub enum AxisUse {
     Data,
     /// Micro-batches, in time: operators that walk the batch split it.
     Micro,
-    /// Context parallelism: operators that walk positions split them.
+    /// Context parallelism: operators that walk positions, of a sequence or an image, split them.
     Context,
     /// Tensor parallelism: weights of contractions are split; everything else is free.
     Tensor,

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `dp` | 1 .. | ranks over which activations are split by batch |
 //! | `tp` | 1 .. | ranks over which every contraction weight is split in use |
-//! | `cp` | 1 .. | ranks over which the sequence is split through attention |
+//! | `cp` | 1 .. | ranks over which positions are split: of a sequence through attention, of an image (`spatial` axes) through windows |
 //! | `pp` | 1 .. | pipeline stages; dp · tp · cp · pp is the number of ranks |
 //! | `ep` | 1 .. | ranks over which experts are split, samples exchanged with them; experts tile a stage's ranks again |
 //! | `etp` | 1 .. | ranks over which the weights of one expert are split |

@@ -97,7 +97,7 @@ impl Case {
         let steps = 2 + dice.below(5);
         // a third of the models are for micro-batches
         let apart = dice.below(3) == 0;
-        let options = sample::Options { steps, windows: false, kinks: dice.below(2) == 0, apart, ..sample::Options::default() };
+        let options = sample::Options { steps, kinks: dice.below(2) == 0, apart, ..sample::Options::default() };
         let model = sample::graph(seed, options);
         let sizes: &[u64] = if dice.below(12) == 0 { &[2, 2, 2, 2] } else { dice.pick::<&[u64]>(&MESHES[..MESHES.len() - 1]) };
         let ranks: u64 = sizes.iter().product();

@@ -35,6 +35,8 @@ impl<'a> Elaborator<'a> {
     pub(super) fn operator(&mut self, row: &Operator, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
         match row.form {
             Form::Einsum => self.einsum(checked, name),
+            Form::Conv => self.conv(checked, name),
+            Form::Pool(pool) => self.pool(pool, checked, name),
             Form::Gather => self.gather(checked, name),
             Form::ArgMax => self.argmax(checked),
             Form::Softmax => self.along(checked).map(|(x, axis)| self.builder.softmax(x, axis)),

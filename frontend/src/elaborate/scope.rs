@@ -78,7 +78,7 @@ pub(super) struct Frame {
     pub draws: u32,
     /// States that a statement gives their next value, and where.
     pub updated: BTreeMap<ValueId, Span>,
-    /// Axes of its own: those that the letters of an operator stand for, or that a `for` declares.
+    /// Axes of its own: those that the letters of an operator or the axes of a block stand for, or that a `for` declares.
     pub axes: BTreeMap<String, AxisId>,
     /// Whether what is elaborated is the body of a `for`.
     pub unrolled: bool,

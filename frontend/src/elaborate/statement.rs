@@ -98,7 +98,7 @@ impl<'a> Elaborator<'a> {
         let dims = self.axis_list(axes);
         let from = self.source(source, token);
         let what = match (dims, from) {
-            (Some(dims), Some(from)) if self.input_axes(axes, &dims) => What::Tensor(self.builder.input(&name.text, &dims, from)),
+            (Some(dims), Some(from)) if self.input_axes(axes, &dims, from) => What::Tensor(self.builder.input(&name.text, &dims, from)),
             _ => What::Broken,
         };
         self.bind(&name.text, what, Kind::Input, name.span);
@@ -143,13 +143,14 @@ impl<'a> Elaborator<'a> {
         }
     }
 
-    /// Inputs have a batch axis, as large as the batch, and a sequence axis.
-    fn input_axes(&mut self, names: &[Name], dims: &[AxisId]) -> bool {
+    /// Inputs have the axes of their source, the first of them as large as the batch.
+    fn input_axes(&mut self, names: &[Name], dims: &[AxisId], source: Source) -> bool {
         let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis].role).collect();
         // an axis without a known role was reported
         let Some(roles) = roles else { return false };
-        if roles != [Role::Batch, Role::Seq] {
-            let mut diagnostic = Diagnostic::new("partita::input::axes", "an input has two axes, of the roles `batch` and `seq`");
+        if !source.takes(&roles) {
+            let of = if matches!(source, Source::Pixels | Source::Labels) { format!(" of {}", source.word()) } else { String::new() };
+            let mut diagnostic = Diagnostic::new("partita::input::axes", format!("an input{of} has {}", source.axes()));
             if let (Some(first), Some(last)) = (names.first(), names.last()) {
                 diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");
             }
@@ -159,7 +160,12 @@ impl<'a> Elaborator<'a> {
                     diagnostic = diagnostic.label(entry.span, "declared without a role");
                 }
             }
-            self.diagnostics.push(diagnostic.help("declare them as `axis batch : batch` and `axis seq : seq`"));
+            let help = match source {
+                Source::Pixels => "declare them as `axis batch : batch` and, say, `axis height = 32 : spatial`",
+                Source::Labels => "declare it as `axis batch : batch`",
+                _ => "declare them as `axis batch : batch` and `axis seq : seq`",
+            };
+            self.diagnostics.push(diagnostic.help(help));
             return false;
         }
         let (size, batch) = (self.size(dims[0]), self.section.batch.and_then(|batch| batch.whole()));

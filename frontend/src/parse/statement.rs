@@ -229,9 +229,10 @@ impl Parser<'_> {
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
+                let axes = if self.peek() == Token::OpenBracket { self.axes()? } else { Vec::new() };
                 let parameters = self.parameters()?;
                 let body = self.body()?;
-                Ok(StatementKind::Block(Block { name, parameters, body }))
+                Ok(StatementKind::Block(Block { name, axes, parameters, body }))
             }
             "op" => self.headed(Self::op),
             "repeat" => {
@@ -491,19 +492,31 @@ impl Parser<'_> {
                 Token::Newline => {
                     self.advance();
                 }
-                _ if self.at_word("derivative") => {
-                    self.advance();
-                    let name = self.name("of the argument that the derivative is with respect to")?;
-                    self.expect(Token::Assign, "and the derivative of the operator's expression")?;
-                    found.push((name, self.expression()?));
-                    if !matches!(self.peek(), Token::Newline | Token::CloseBrace) {
-                        return Err(self.unexpected("the end of the derivative"));
+                Token::End => return Err(self.unexpected("`}` behind the derivatives")),
+                _ => {
+                    let first = self.position;
+                    self.statement = first;
+                    match self.derivative() {
+                        Ok(derivative) => found.push(derivative),
+                        Err(Failed) => self.recover(first),
                     }
                 }
-                _ => {
-                    return Err(self.unexpected("`derivative` and an argument, as in `derivative a = 1`"));
-                }
             }
+        }
+    }
+
+    /// `derivative a = 1`
+    fn derivative(&mut self) -> Parsed<(Name, Expr)> {
+        if !self.at_word("derivative") {
+            return Err(self.unexpected("`derivative` and an argument, as in `derivative a = 1`"));
+        }
+        self.advance();
+        let name = self.name("of the argument that the derivative is with respect to")?;
+        self.expect(Token::Assign, "and the derivative of the operator's expression")?;
+        let value = self.expression()?;
+        match self.peek() {
+            Token::Newline | Token::CloseBrace => Ok((name, value)),
+            _ => Err(self.unexpected("the end of the derivative")),
         }
     }
 

@@ -128,9 +128,7 @@ fn seen(graph: &Graph) -> BTreeMap<ValueId, Share> {
         let dims = &graph.value(value).ty.dims;
         let batch = dims.iter().position(|axis| graph.axis(*axis).role == Role::Batch);
         let share = match (graph.leaf(value), batch) {
-            (Some(Leaf::Input(_)), Some(dim)) => {
-                Share::Split(Split { dim, size: graph.size(dims[dim]), inner: 1, depth: 0, partition: Partition::Balanced })
-            }
+            (Some(Leaf::Input(_)), Some(dim)) => Share::Split(Split::new(dim, graph.size(dims[dim]), 1, 0, Partition::Balanced)),
             _ => Share::Broadcast,
         };
         seen.insert(value, share);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Place, Report};
-use crate::graph::{Def, Leaf, Value};
+use crate::graph::{Def, Leaf, Source, Value};
 use crate::id::{Id, ValueId};
 
 pub(super) fn check(report: &mut Report<'_>) {
@@ -26,9 +26,17 @@ fn leaf(report: &mut Report<'_>, at: Place, value: &Value, leaf: &Leaf) {
     let name = &value.name;
     let float = value.ty.dtype.is_float();
     match leaf {
-        Leaf::Input(_) => {
-            let holds = !float && value.ty.dims.len() == 2 && value.within.is_none();
-            report.check(holds, Code::Input, at, || format!("input `{name}` is not of integers over (batch, seq) outside loops"));
+        Leaf::Input(source) => {
+            let dims = match source {
+                Source::Pixels => value.ty.dims.len() >= 2,
+                Source::Labels => value.ty.dims.len() == 1,
+                _ => value.ty.dims.len() == 2,
+            };
+            let holds = float == source.is_float() && dims && value.within.is_none();
+            report.check(holds, Code::Input, at, || {
+                let of = if source.is_float() { "floating-point numbers" } else { "integers" };
+                format!("input `{name}` is not of {of} over {}, outside loops", source.axes())
+            });
         }
         Leaf::Param(_) | Leaf::State { .. } | Leaf::Supplied(_) => {
             report.check(float, Code::LeafFloat, at, || format!("`{name}` is of type {}", value.ty.dtype));

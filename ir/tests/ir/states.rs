@@ -32,7 +32,7 @@ fn next(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor> {
 fn a_step_gives_states_the_values_of_the_whole_batch() {
     let (mut states, mut inside) = (0, 0);
     for seed in 0..150 {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
+        let model = sample::graph(seed, Options { ..Options::default() });
         let step = training_step(&model, &train(), step::Options::default()).unwrap();
         let (want, got) = (next(&model, seed), next(&step, seed));
         assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>(), "seed {seed}");

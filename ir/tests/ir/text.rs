@@ -29,7 +29,7 @@ proptest! {
 
     #[test]
     fn training_steps_read_back(seed: u64) {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
+        let model = sample::graph(seed, Options::default());
         let train = Train { precision: DType::F64, ..Train::default() };
         round_trip(&training_step(&model, &train, Default::default()).unwrap());
     }

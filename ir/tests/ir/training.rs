@@ -25,7 +25,7 @@ fn options(seed: u64) -> step::Options {
 fn steps_are_legal() {
     let adamw = Train { precision: DType::F64, ..Train::default() };
     for seed in 0..150 {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
+        let model = sample::graph(seed, Options::default());
         for train in [plain(), adamw] {
             let step = training_step(&model, &train, options(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let found: Vec<String> = verify(&step).iter().map(ToString::to_string).collect();

@@ -74,7 +74,9 @@ pub fn inner_axes(graph: &Graph) -> BTreeSet<AxisId> {
         if dims.iter().any(|axis| role(axis) == Role::Head) {
             inner.extend(dims.iter().copied().filter(|axis| role(axis) == Role::Head));
         } else {
-            inner.extend(dims.iter().copied().filter(|axis| !stream.contains(axis) && !matches!(role(axis), Role::Seq | Role::Batch)));
+            inner.extend(
+                dims.iter().copied().filter(|axis| !stream.contains(axis) && role(axis) != Role::Batch && !role(axis).is_context()),
+            );
         }
     }
     inner
@@ -97,7 +99,7 @@ fn factor(
         AxisUse::Data | AxisUse::Micro => with_role(Role::Batch),
         // constants of positions are the same everywhere
         _ if rule.rule.operands.is_empty() => None,
-        AxisUse::Context => with_role(Role::Seq),
+        AxisUse::Context => (0..left.len()).find(|factor| graph.axis(of(factor)).role.is_context() && rule.can_split(*factor)),
         AxisUse::Tensor => {
             let mut walked = (0..left.len()).filter(|factor| inner.contains(&of(factor)) && rule.can_split(*factor));
             let loss = graph.op(op).class == Class::Loss;

@@ -235,7 +235,8 @@ impl<'a> Assembly<'a> {
                 let count = self.iterations(Some(repeat.over));
                 let (once, each) = (self.times(phase.kind, None), self.times(phase.kind, Some(repeat.over)));
                 for (carried, result) in repeat.carried.iter().zip(&op.results) {
-                    let mut layouts: BTreeSet<Layout> = self.needed(carried.arg).chain(self.needed(*result)).cloned().collect();
+                    let needed = self.needed(carried.arg).chain(self.needed(*result));
+                    let mut layouts: BTreeSet<Layout> = needed.filter(|layout| !layout.is_windowed()).cloned().collect();
                     for value in [carried.next, carried.init] {
                         layouts.extend(self.provided(value).iter().cloned());
                     }
@@ -352,7 +353,7 @@ impl<'a> Assembly<'a> {
             }
             let mut layouts: BTreeSet<Layout> = self.nodes[self.source[&value]].provides.iter().cloned().collect();
             for member in &members {
-                layouts.extend(self.readings[*member].needs.iter().cloned());
+                layouts.extend(self.readings[*member].needs.iter().filter(|layout| !layout.is_windowed()).cloned());
             }
             let provides: Rc<[Layout]> = layouts.into_iter().collect();
             let times = members.iter().map(|member| self.readings[*member].times).max().unwrap_or(0);
@@ -431,15 +432,15 @@ impl<'a> Assembly<'a> {
         let dims = &self.graph.value(value).ty.dims;
         let mut depths = vec![0; dims.len()];
         let shares = (0..self.task.mesh.uses.len()).map(|axis| {
-            let role = match self.task.mesh.uses[axis] {
-                AxisUse::Data | AxisUse::Micro => Role::Batch,
-                AxisUse::Context => Role::Seq,
+            let wanted = match self.task.mesh.uses[axis] {
+                AxisUse::Data | AxisUse::Micro => |role| role == Role::Batch,
+                AxisUse::Context => Role::is_context,
                 AxisUse::Tensor => return Share::Broadcast,
             };
-            let Some(dim) = dims.iter().position(|axis| self.graph.axis(*axis).role == role) else { return Share::Broadcast };
-            let partition = partition_for(role, self.task.mesh.partitions[axis]);
+            let Some(dim) = dims.iter().position(|axis| wanted(self.graph.axis(*axis).role)) else { return Share::Broadcast };
+            let partition = partition_for(self.graph.axis(dims[dim]).role, self.task.mesh.partitions[axis]);
             depths[dim] += 1;
-            Share::Split(Split { dim, size: self.graph.size(dims[dim]), inner: 1, depth: depths[dim] - 1, partition })
+            Share::Split(Split::new(dim, self.graph.size(dims[dim]), 1, depths[dim] - 1, partition))
         });
         Layout(shares.collect())
     }
@@ -451,7 +452,7 @@ impl<'a> Assembly<'a> {
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
         for axis in self.task.mesh.running_order() {
             if (self.task.mesh.uses[axis] == AxisUse::Tensor || self.owns_experts(value, used, axis))
-                && let Some(share) = used.split_on(axis)
+                && let Some(share) = used.split_on(axis).filter(|share| share.window.is_none())
             {
                 rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
                 depths[share.dim] += 1;
@@ -483,11 +484,9 @@ impl<'a> Assembly<'a> {
             sharding.iter().for_each(|axis| layout.0[*axis] = Share::Broadcast);
             // what tensor axes do comes first; what they have left pending stays
             layout.renumber();
-            let mut depth = layout.splits(dim).len();
-            for axis in &sharding {
+            for (depth, axis) in (layout.splits(dim).len()..).zip(&sharding) {
                 let partition = Partition::Balanced;
-                layout.0[*axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
-                depth += 1;
+                layout.0[*axis] = Share::Split(Split::new(dim, shape[dim], 1, depth, partition));
             }
             layout
         });
@@ -524,7 +523,7 @@ mod tests {
         let train = Train { optimizer, lr: 0.1, schedule: Schedule::Constant, clip: Some(1.0), batch: 4, precision: DType::F32 };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {
-            let options = sample::Options { windows: false, ..sample::Options::default() };
+            let options = sample::Options { ..sample::Options::default() };
             let graph = training_step(&sample::graph(seed, options), &train, Options::default()).unwrap();
             let constraints = Constraints { pending: pending(&graph), ..Constraints::default() };
             let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0 };

@@ -33,7 +33,7 @@ mod work;
 
 use partita_ir::dtype::DType;
 use partita_ir::random::{DrawContext, stream};
-use partita_ir::rule::{Access, Reduce, Rule};
+use partita_ir::rule::{Access, DimAccess, Reduce, Rule};
 
 use crate::pool::Pool;
 use nest::Nest;
@@ -72,7 +72,7 @@ impl Extent {
 pub struct LaunchSpec<'a> {
     /// The rule.
     pub rule: &'a Rule,
-    /// The local part of each factor of the rule. A factor of a dimension that is not exact must be whole.
+    /// The local part of each factor of the rule.
     pub extents: Vec<Extent>,
     /// How each operand is stored: `compute`'s type, the other of f32 and f64, or i32.
     pub operand_dtypes: &'a [DType],
@@ -84,7 +84,7 @@ pub struct LaunchSpec<'a> {
 
 impl LaunchSpec<'_> {
     /// The shape that operand `n` has on this rank, dense and row-major: a dimension that is accessed exactly is as
-    /// long as its factors are here (their product), any other is whole.
+    /// long as its factors are here (their product), of any other there is what they reach ([`DimAccess::reached`]).
     pub fn local_shape(&self, n: usize) -> Vec<u64> {
         nest::local_shape(&self.rule.operands[n], &self.operand_shapes[n], self)
     }
@@ -92,6 +92,11 @@ impl LaunchSpec<'_> {
     /// The shape that the result has on this rank.
     pub fn local_result_shape(&self) -> Vec<u64> {
         nest::local_shape(&self.rule.result, &self.result_shape(), self)
+    }
+
+    /// From where to where a dimension of `size` elements that is not accessed exactly is here.
+    fn reached(&self, dim: &DimAccess, size: u64) -> (u64, u64) {
+        dim.reached(size, &|factor| (self.extents[factor].size, &self.extents[factor].intervals[..]))
     }
 
     /// The global shape of the result.

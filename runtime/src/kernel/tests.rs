@@ -86,7 +86,8 @@ impl Case {
         let size = |factor: usize| self.extents[factor].size;
         let mut address = 0;
         for (dim, whole) in access.iter().zip(shape) {
-            let (mut at, mut length) = (dim.index(globals), *whole);
+            let (first, end) = dim.reached(*whole, &|factor| (self.extents[factor].size, &self.extents[factor].intervals[..]));
+            let (mut at, mut length) = (dim.index(globals) - first as i64, end - first);
             if dim.is_exact(*whole, &size) {
                 (at, length) = (0, 1);
                 for term in &dim.terms {
@@ -311,7 +312,7 @@ fn random_case(seed: u64) -> Case {
         let long = dice.below(n_factors as u64) as usize;
         sizes[long] = 5 + dice.below(90);
     }
-    let mut extents: Vec<Extent> = sizes.iter().map(|size| extent(dice, *size)).collect();
+    let extents: Vec<Extent> = sizes.iter().map(|size| extent(dice, *size)).collect();
     let kept = if dice.chance(40) { (0..n_factors).collect() } else { subset(dice, n_factors, 60) };
     let result = dims(dice, &kept, &sizes);
     let n_operands = dice.below(4) as usize;
@@ -325,7 +326,6 @@ fn random_case(seed: u64) -> Case {
             let terms: Vec<Term> = (0..1 + dice.below(2))
                 .map(|_| Term { factor: dice.below(n_factors as u64) as usize, stride: [1, 1, 2, -1][dice.below(4) as usize] })
                 .collect();
-            terms.iter().for_each(|term| extents[term.factor] = Extent::whole(sizes[term.factor]));
             let at = dice.below(access.len() as u64 + 1) as usize;
             access.insert(at, DimAccess { terms, offset: dice.below(9) as i64 - 4 });
             shape.insert(at, 1 + dice.below(8));

@@ -84,6 +84,9 @@ impl RunError {
             RunError::Data(DataError::TooShort { .. }) => "partita::data::too_short",
             RunError::Data(DataError::OutsideVocabulary { .. }) => "partita::data::outside_vocabulary",
             RunError::Data(DataError::NoSamples { .. }) => "partita::data::no_samples",
+            RunError::Data(DataError::Images { .. }) => "partita::data::images",
+            RunError::Data(DataError::OutsideClasses { .. }) => "partita::data::outside_classes",
+            RunError::Data(DataError::TokensAndImages) => "partita::data::tokens_and_images",
             RunError::Store(StoreError::Io { .. }) => "partita::store::io",
             RunError::Store(StoreError::Corrupt { .. }) => "partita::store::corrupt",
             RunError::Store(StoreError::Missing { .. }) => "partita::store::missing",
@@ -120,6 +123,10 @@ impl RunError {
                 "tokenise with the model's vocabulary, or compile with a larger `--set vocab=…`"
             }
             RunError::Data(DataError::NoSamples { .. }) => "compile a model with other settings",
+            RunError::Data(DataError::Images { .. }) => {
+                "write a safetensors file with `images` (U8, samples first, then the axes of the model's `pixels`) and `labels`"
+            }
+            RunError::Data(DataError::OutsideClasses { .. }) => "compile with more classes, or leave such images out",
             _ => return None,
         })
     }

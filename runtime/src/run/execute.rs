@@ -146,8 +146,23 @@ pub(crate) fn perform(
             let (source, target) = (bytes(*from), bytes(*to));
             if *accumulate { add(source, target, *dtype) } else { target.copy_from_slice(source) }
         }
-        Act::Load { place, source, samples, positions } => {
+        Act::Load { place, source, dtype, samples, part } if source.is_float() => {
+            let width = dtype.bytes(1) as usize;
+            let mut slots = bytes(*place).chunks_exact_mut(width);
+            for sample in samples.iter().flat_map(|(start, end)| *start..*end) {
+                data.visit(step * batch + sample, part, &mut |value| {
+                    let slot = slots.next().expect("the buffer has room for the part");
+                    match dtype {
+                        DType::F64 => slot.copy_from_slice(&value.to_ne_bytes()),
+                        _ => slot.copy_from_slice(&(value as f32).to_ne_bytes()),
+                    }
+                })?;
+            }
+        }
+        Act::Load { place, source, samples, part, .. } => {
             let target = bytes(*place);
+            // a label has one place
+            let positions = part.first().map_or(&[(0, 1)][..], |positions| positions);
             let width = count(positions) as usize;
             let mut row = vec![0i32; width];
             for (n, sample) in samples.iter().flat_map(|(start, end)| *start..*end).enumerate() {

@@ -111,7 +111,7 @@ pub type Watch<'a> = &'a (dyn Fn(&Rank<'_>, u64) + Sync);
 /// Runs a program. `on_step` sees every step when it is done.
 pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&StepReport)) -> Result<RunSummary, RunError> {
     check(program)?;
-    let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
+    let data = data::of_program(options.data.as_deref(), program, options.seed)?;
     run_checked(program, options, &data, &|_, _| (), on_step)
 }
 

@@ -8,7 +8,7 @@ use partita_ir::dtype::DType;
 use partita_ir::graph::{PhaseKind, Source};
 use partita_ir::layout::{Intervals, Layout, Share, Split, count};
 use partita_ir::program::{BoxingSpec, BufferId, Instruction, Program, Region, Role};
-use partita_ir::rule::Reduce;
+use partita_ir::rule::{DimAccess, Reduce};
 use partita_ir::scalar::Node;
 
 use super::RunError;
@@ -78,16 +78,18 @@ pub enum Act {
         /// Whether it adds.
         accumulate: bool,
     },
-    /// Loads tokens.
+    /// Loads data.
     Load {
         /// Into.
         place: Place,
         /// Which input.
         source: Source,
+        /// Element type.
+        dtype: DType,
         /// Samples of the batch.
         samples: Intervals,
-        /// Positions.
-        positions: Intervals,
+        /// The part of each: positions, or the axes of an image.
+        part: Vec<Intervals>,
     },
     /// Sends to a rank.
     Send {
@@ -210,8 +212,8 @@ fn act(
         }
         Instruction::Load { buffer, source } => {
             let mut shard = view.shard(*buffer, moment).into_iter();
-            let (samples, positions) = (shard.next().unwrap_or_default(), shard.next().unwrap_or_default());
-            Act::Load { place: place(*buffer), source: *source, samples, positions }
+            let (samples, part) = (shard.next().unwrap_or_default(), shard.collect());
+            Act::Load { place: place(*buffer), source: *source, dtype: view.role.buffers[*buffer].dtype, samples, part }
         }
         Instruction::Send { buffer, stage, channel } => {
             Act::Send { to: (stage * view.program.mesh.ranks() + view.rank) as usize, channel: *channel, place: place(*buffer) }
@@ -235,7 +237,7 @@ pub fn extents(view: &View<'_>, kernel: usize, moment: u64) -> Vec<Extent> {
             let mut depth = 0;
             for &axis in &spec.order {
                 if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-                    layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition });
+                    layout.0[axis] = Share::Split(Split::new(0, size, 1, depth, partition));
                     depth += 1;
                 }
             }
@@ -248,12 +250,16 @@ fn kernel_at(view: &View<'_>, kernel: usize, moment: u64, kernels: &mut BTreeMap
     let spec = &view.program.kernels[kernel];
     let mut extents = extents(view, kernel, moment);
     // where a factor's indices do not matter, shards of one size share a kernel
+    let sizes = |factor: usize| spec.factors[factor];
+    let dims = || spec.rule.operands.iter().zip(&spec.shapes).flat_map(|(access, shape)| access.iter().zip(shape));
     for (factor, extent) in extents.iter_mut().enumerate() {
-        let matters = spec.rule.expr.nodes.iter().any(|node| match node {
-            Node::Index(known) => *known == factor,
-            Node::Random { factors, .. } => factors.contains(&factor),
-            _ => false,
-        });
+        let seen = |(dim, size): (&DimAccess, &u64)| dim.terms.iter().any(|term| term.factor == factor) && !dim.is_exact(*size, &sizes);
+        let matters = dims().any(seen)
+            || spec.rule.expr.nodes.iter().any(|node| match node {
+                Node::Index(known) => *known == factor,
+                Node::Random { factors, .. } => factors.contains(&factor),
+                _ => false,
+            });
         if !matters {
             let held = extent.count();
             extent.intervals = if held == 0 { Vec::new() } else { vec![(0, held)] };

@@ -7,6 +7,7 @@ use super::structure::place;
 use super::{Code, Report};
 use crate::boxing::StepKind;
 use crate::dtype::DType;
+use crate::graph::Source;
 use crate::layout::{Layout, Share, Split, count};
 use crate::program::{Buffer, Instruction, KernelSpec, LeafKind, Program, Region, Role};
 use crate::rule::Reduce;
@@ -90,12 +91,18 @@ fn one(
         }
         Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            // a sample has a token more than positions
-            let within =
-                matches!(held.shape[..], [batch, positions] if batch == program.batch && source.needs(positions) <= program.seq + 1);
-            report.check(held.dtype == DType::I32 && within, Code::Loaded, at, || {
-                mismatch(held, "a sample", DType::I32, &[program.batch, program.seq + 1])
-            });
+            let dtype = if source.is_float() { program.precision } else { DType::I32 };
+            let image = program.image().unwrap_or_default();
+            let (rest, fits) = match (source, &held.shape[..]) {
+                (Source::Pixels, [_, rest @ ..]) => (image.clone(), *rest == image[..]),
+                (Source::Labels, rest) => (Vec::new(), rest.len() == 1),
+                // a sample has a token more than positions
+                (_, [_, positions]) => (vec![program.seq + 1], source.needs(*positions) <= program.seq + 1),
+                _ => (Vec::new(), false),
+            };
+            let fits = fits && held.dtype == dtype && held.shape.first() == Some(&program.batch);
+            let shape = [&[program.batch], &rest[..]].concat();
+            report.check(fits, Code::Loaded, at, || mismatch(held, "a sample", dtype, &shape));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
@@ -131,8 +138,15 @@ impl Fitting<'_> {
             held.iter().enumerate().all(|(place, held)| {
                 let held = &shards.shard(*held)[dim];
                 match (exact, &walked[..]) {
-                    // the kernel reads elsewhere, or nothing, so all of it must be there
-                    (false, _) => count(held) == *size,
+                    // what the factors reach must be there, and nothing else
+                    (false, walked) => {
+                        let extents = |factor: usize| {
+                            let term = access.terms.iter().position(|term| term.factor == factor).expect("a factor of this access");
+                            (sizes(factor), &shards.shard(walked[term][place])[0][..])
+                        };
+                        let (first, end) = access.reached(*size, &extents);
+                        if first < end { *held == [(first, end)] } else { held.is_empty() }
+                    }
                     // one factor makes up the dimension: its very indices
                     (true, [walked]) => shards.shard(walked[place])[0] == *held,
                     (true, walked) => walked.iter().map(|walked| shards.elements(walked[place])).product::<u64>() == count(held),
@@ -152,7 +166,7 @@ fn split(program: &Program, spec: &KernelSpec, factor: usize) -> Layout {
     let mut depth = 0;
     for &axis in &spec.order {
         if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-            layout.0[axis] = Share::Split(Split { dim: 0, size: spec.factors[factor], inner: 1, depth, partition });
+            layout.0[axis] = Share::Split(Split::new(0, spec.factors[factor], 1, depth, partition));
             depth += 1;
         }
     }

@@ -10,6 +10,7 @@ use crate::id::{AxisId, Id, OpId, ValueId};
 use crate::layout::{Share, count};
 use crate::program::{BoxingSpec, KernelSpec};
 use crate::rule::{Reduce, Rule};
+use crate::signature::{Choice, SizedRule};
 use crate::verify::{Place, verify};
 
 pub(super) fn kernels(report: &mut Report<'_>) {
@@ -50,18 +51,26 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
         }
     }
     let mesh = &report.program.mesh;
-    for (axis, split) in spec.splits.iter().enumerate() {
-        let Some((factor, _)) = split else { continue };
-        let once = spec.order.iter().filter(|other| **other == axis).count() == 1;
-        let sizes = |factor: usize| spec.factors.get(factor).copied().unwrap_or(0);
-        let whole = rule
-            .operands
-            .iter()
-            .zip(&spec.shapes)
-            .flat_map(|(access, shape)| access.iter().zip(shape))
-            .any(|(dim, size)| dim.terms.iter().any(|term| term.factor == *factor) && !dim.is_exact(*size, &sizes));
-        report.check(once && !whole, Code::KernelSplit, at, || format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name));
+    let named = || rule.operands.iter().chain([&rule.result]).flat_map(|access| Rule::factors_of(access));
+    if named().any(|factor| factor >= spec.factors.len()) {
+        return;
     }
+    let sized = SizedRule {
+        rule,
+        factors: spec.factors.clone(),
+        operands: spec.shapes.clone(),
+        floats: spec.operands.iter().map(|dtype| dtype.is_float()).collect(),
+        result: rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).fold(1, u64::saturating_mul)).collect(),
+    };
+    let mut choices = Vec::new();
+    for (axis, split) in spec.splits.iter().enumerate() {
+        let Some((factor, partition)) = split else { continue };
+        let once = spec.order.iter().filter(|other| **other == axis).count() == 1;
+        let can = once && sized.can_split(*factor);
+        report.check(can, Code::KernelSplit, at, || format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name));
+        choices.push(Choice::Split { factor: *factor, partition: *partition });
+    }
+    report.check(sized.compatible(&choices), Code::KernelSplit, at, || "it splits what cannot be split together".to_owned());
 }
 
 /// A graph of nothing but this operator: its rule is legal if the graph is.
@@ -105,6 +114,8 @@ fn boxing(report: &mut Report<'_>, shards: Option<&Shards<'_>>, at: &dyn Fn() ->
     report.check(among_ranks, Code::Boxing, at, || {
         format!("from {} to {} changes axes {changed:?}, and it runs along {:?}", step.from, step.to, step.axes)
     });
+    let windowed = step.axes.iter().any(|axis| step.from.0.get(*axis).is_some_and(Share::is_windowed));
+    report.check(!windowed, Code::Boxing, at, || format!("from {} to {} fetches what overlaps", step.from, step.to));
     let pending = |share: &Share| if let Share::Partial(op) = share { Some(*op) } else { None };
     let mut ops: Vec<Reduce> = step.from.0.iter().chain(&step.to.0).filter_map(pending).collect();
     ops.dedup();
