@@ -3,7 +3,7 @@
 
 usage: compare.py PARTITA      (the program; run by `make compare`, in the environment of compare/setup.sh)
 
-Losses and gradients: 20 steps of gpt and of llama from one file of parameters and one file of tokens. Step times: gpt,
+Losses and gradients: 20 steps of gpt, of llama and of lstm from one file of parameters and one file of tokens. Step times: gpt,
 one rank on all cores, in alternating runs so that a slow minute of the machine hits both; medians of the runs' medians.
 Exits with 1 if losses or gradients differ by more than 1e-4; times are only shown.
 """
@@ -21,6 +21,7 @@ TOKENS = WORK / "tokens.bin"
 BATCH, SEQ, VOCAB, ROUNDS = 8, 256, 8192, 5
 SIZES = {"layers": 4, "hidden": 256, "ffn": 1024, "vocab": VOCAB, "seq": SEQ, "batch": BATCH, "precision": "f32", "dropout": 0}
 MODELS = {"gpt": SIZES | {"heads": 4}, "llama": SIZES | {"heads": 8, "kv_heads": 2}}
+MODELS["lstm"] = {name: value for name, value in SIZES.items() if name != "ffn"} | {"layers": 2, "lr": 3e-4, "width": 0.2}
 OPTIMIZERS = {"sgd": 0.05, "adam": 1e-3, "adafactor": 1e-2, "muon": 3e-3}
 
 

@@ -15,6 +15,7 @@ mod moves;
 mod op;
 mod order;
 mod parts;
+mod scan;
 mod scope;
 mod state;
 mod statement;
@@ -93,6 +94,8 @@ struct Elaborator<'a> {
     paths: BTreeSet<String>,
     /// Names of weights and inputs that are taken.
     leaves: BTreeSet<String>,
+    /// The axis of the scan whose body is being read.
+    scanned: Option<AxisId>,
     depth: u32,
     work: u32,
     terms: Terms,
@@ -114,6 +117,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         frames: vec![Frame::default()],
         paths: BTreeSet::new(),
         leaves: BTreeSet::new(),
+        scanned: None,
         depth: 0,
         work: 0,
         terms: Terms::default(),

@@ -58,6 +58,7 @@
 //! | `x = expression` | names may be assigned again |
 //! | `repeat layers { x = layer(x) }` | what the body assigns and what existed before is carried on; weights exist once an iteration, as `layer.3.wq`; `as name` names the loop |
 //! | `for stage in 0 .. 4 { ... }` | the body written out for each number, or each item of `[64, 128]` or `[near, far]`; it may declare axes; weights and axes of a round are named as `stage.2.w` |
+//! | `scan seq (h[batch, hidden] = 0) { h = tanh(x + h); emit y[batch, seq, hidden] = h }` | a body for each entry of an axis, in order, or `scan seq reversed`: it reads the entries of tensors from outside that have the axis, without it; the head is carried on and its last values are there behind the scan; what is emitted has the axis again; weights exist once |
 //! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
 //! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |

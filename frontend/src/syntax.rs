@@ -55,6 +55,10 @@ pub(crate) enum StatementKind {
     Repeat { count: Expr, name: Option<Name>, body: Vec<Statement> },
     /// `for stage in 0 .. stages { ... }`
     For { name: Name, over: Over, body: Vec<Statement> },
+    /// `scan seq (h[batch, hidden] = 0) { ... }`
+    Scan(Scan),
+    /// `emit y[batch, seq, hidden] = h`
+    Emit { name: Name, axes: Vec<Name>, value: Expr },
     /// `if tied { ... } else { ... }`; behind an `else if` stands one such statement.
     If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
@@ -65,6 +69,17 @@ pub(crate) enum StatementKind {
     Train(Vec<Entry>),
     /// What could not be read, and the name that it was to define.
     Broken { defines: Defines, name: Name },
+}
+
+/// A body for each entry of an axis.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub axis: Name,
+    /// Whether it begins with the last entry.
+    pub reversed: bool,
+    /// What is handed from entry to entry: its axes and what it begins with.
+    pub carried: Vec<(Name, Vec<Name>, Expr)>,
+    pub body: Vec<Statement>,
 }
 
 /// The default of a setting.
@@ -288,6 +303,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             | StatementKind::Let { value: expr, .. }
             | StatementKind::Assign { value: expr, .. }
             | StatementKind::Update { value: expr, .. }
+            | StatementKind::Emit { value: expr, .. }
             | StatementKind::Return(expr)
             | StatementKind::Loss { value: expr, .. } => visit(expr),
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
@@ -310,6 +326,10 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                 expressions(body, visit);
             }
             StatementKind::Block(block) => expressions(&block.body, visit),
+            StatementKind::Scan(scan) => {
+                scan.carried.iter().for_each(|(.., first)| visit(first));
+                expressions(&scan.body, visit);
+            }
             StatementKind::Repeat { count, body, .. } => {
                 visit(count);
                 expressions(body, visit);

@@ -6,7 +6,7 @@
 //! what becomes of operands that are read through windows.
 //!
 //! A repeat gets a reversed repeat over the same loop, whose body reads the forward body's values of the same
-//! iteration. What is computed again instead of read is decided by [`Recompute`] and by composites that ask for it.
+//! iteration, takes the cotangents of what that collects, and collects those of what it takes. What is computed again instead of read is decided by [`Recompute`] and by composites that ask for it.
 
 mod operand;
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, x};
-use crate::graph::{Class, Composite, Def, Kind, Leaf, Op, PhaseKind, Repeat};
+use crate::graph::{Class, Composite, Def, Kind, Leaf, Op, PhaseKind, Repeat, Slice};
 use crate::id::{AxisId, CompositeId, Id, OpId, ValueId};
 use crate::rule::{DimAccess, Reduce, Rule};
 use crate::scalar::{Expr, Node};
@@ -105,8 +105,14 @@ fn needs_gradient(builder: &Builder, ops: &[OpId]) -> BTreeSet<ValueId> {
                             needs.insert(carried.arg);
                         }
                     }
+                    needs.extend(
+                        repeat.taken.iter().filter(|slice| needs.contains(&slice.whole)).map(|slice| slice.each).collect::<Vec<_>>(),
+                    );
                     repeat.body.iter().for_each(|inner| visit(graph.op(*inner), &mut needs));
                 }
+                needs.extend(
+                    repeat.collected.iter().filter(|slice| needs.contains(&slice.each)).map(|slice| slice.whole).collect::<Vec<_>>(),
+                );
                 for (carried, result) in repeat.carried.iter().zip(&op.results) {
                     if needs.contains(&carried.arg) {
                         needs.insert(*result);
@@ -398,15 +404,24 @@ impl Pass<'_> {
 
     fn repeat(&mut self, op: &Op, repeat: &Repeat) {
         let active: Vec<usize> = (0..repeat.carried.len()).filter(|n| self.needs.contains(&repeat.carried[*n].arg)).collect();
-        if active.iter().all(|n| !self.cotangents.contains_key(&op.results[*n])) {
+        let collected: Vec<Slice> = repeat.collected.iter().copied().filter(|slice| self.needs.contains(&slice.whole)).collect();
+        let wanted = |value: ValueId| self.cotangents.contains_key(&value);
+        if !active.iter().any(|n| wanted(op.results[*n])) && !collected.iter().any(|slice| wanted(slice.whole)) {
             return;
         }
+        let collected: Vec<(ValueId, ValueId)> =
+            collected.into_iter().filter_map(|slice| Some((slice.each, self.take(slice.whole)?))).collect();
         let inits: Vec<ValueId> =
             active.iter().map(|n| self.take(op.results[*n]).unwrap_or_else(|| zeros(self.b, repeat.carried[*n].init))).collect();
         let outside = std::mem::take(&mut self.cotangents);
         let args = self.b.begin_repeat_over(repeat.over, &inits);
         for (n, arg) in active.iter().zip(args) {
             self.cotangents.entry(repeat.carried[*n].next).or_default().push(arg);
+        }
+        // the cotangent of what is collected is taken, and that of what is taken is collected
+        for (each, whole) in collected {
+            let cotangent = self.b.take(whole);
+            self.cotangents.entry(each).or_default().push(cotangent);
         }
         for inner in repeat.body.iter().rev() {
             self.op(*inner);
@@ -416,6 +431,14 @@ impl Pass<'_> {
             let arg = repeat.carried[*n].arg;
             let next = self.take(arg).unwrap_or_else(|| zeros(self.b, arg));
             nexts.push(next);
+        }
+        let mut taken = Vec::new();
+        for slice in &repeat.taken {
+            if let Some(cotangent) = self.take(slice.each) {
+                let axis = self.b.dims(slice.whole)[0];
+                self.b.collect(cotangent, axis);
+                taken.push(slice.whole);
+            }
         }
         // parameters of the loop keep a cotangent per iteration; what came from outside collects over iterations
         let rest = std::mem::replace(&mut self.cotangents, outside);
@@ -444,7 +467,7 @@ impl Pass<'_> {
         for (n, result) in active.iter().zip(&results) {
             self.cotangents.entry(repeat.carried[*n].init).or_default().push(*result);
         }
-        for (value, result) in outer_values.into_iter().zip(&results[active.len()..]) {
+        for (value, result) in outer_values.into_iter().chain(taken).zip(&results[active.len()..]) {
             self.cotangents.entry(value).or_default().push(*result);
         }
     }

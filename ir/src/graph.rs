@@ -184,6 +184,8 @@ pub enum Def {
     Result(OpId, usize),
     /// Carried value `.1` of a repeat, as its body sees it.
     Carried(OpId, usize),
+    /// The entry of taken tensor `.1` of a repeat at an iteration.
+    Taken(OpId, usize),
 }
 
 /// A value of the graph. One with a `within` stands for one value per iteration of that loop.
@@ -257,8 +259,17 @@ pub struct Carried {
     pub next: ValueId,
 }
 
+/// A tensor that a repeat goes along: its first axis has an entry for each iteration of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The tensor.
+    pub whole: ValueId,
+    /// Its entry at an iteration, without the first axis.
+    pub each: ValueId,
+}
+
 /// A block repeated over the iterations of a loop. Its body may read any earlier value; one that has an instance per
-/// iteration of the same loop is read at the same iteration.
+/// iteration of the same loop is read at the same iteration. A repeat that takes or collects slices is a **scan**.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Repeat {
     /// The loop.
@@ -267,11 +278,20 @@ pub struct Repeat {
     pub reversed: bool,
     /// The body.
     pub body: Vec<OpId>,
-    /// Carried values; the repeat's results are their last ones.
+    /// Carried values; the repeat's first results are their last ones.
     pub carried: Vec<Carried>,
+    /// Tensors that the body reads an entry of at each iteration.
+    pub taken: Vec<Slice>,
+    /// Tensors that are made of a value of each iteration: the repeat's further results.
+    pub collected: Vec<Slice>,
 }
 
 impl Repeat {
+    /// Whether it goes along a tensor. All its iterations then live where that does.
+    pub fn is_scan(&self) -> bool {
+        !self.taken.is_empty() || !self.collected.is_empty()
+    }
+
     /// The iteration that is gone through after `passed` others, of `count`.
     pub fn iteration(&self, passed: u64, count: u64) -> u64 {
         if self.reversed { count - 1 - passed } else { passed }

@@ -34,6 +34,13 @@ impl Tensor {
         Self::new(Vec::new(), vec![value])
     }
 
+    /// The tensor at an index of the first dimension.
+    pub fn entry(&self, index: u64) -> Self {
+        let shape = self.shape[1..].to_vec();
+        let elements = shape.iter().product::<u64>() as usize;
+        Self::new(shape, self.data[index as usize * elements..][..elements].to_vec())
+    }
+
     /// The tensor whose element `i`, counted row-major, is `element(i)`.
     pub fn from_fn(shape: Vec<u64>, element: impl FnMut(u64) -> f64) -> Self {
         let elements: u64 = shape.iter().product();
@@ -329,6 +336,10 @@ impl Run<'_> {
             for (entry, tensor) in repeat.carried.iter().zip(carried) {
                 self.env.values.insert((entry.arg, iteration), tensor);
             }
+            for slice in &repeat.taken {
+                let entry = self.read(slice.whole, 0).entry(iteration);
+                self.env.values.insert((slice.each, iteration), entry);
+            }
             for &inner in &repeat.body {
                 let Kind::Map(rule) = &self.graph.op(inner).kind else { panic!("{inner} is a repeat within {op}") };
                 self.map(inner, rule, Some((repeat.over, iteration)));
@@ -337,6 +348,11 @@ impl Run<'_> {
         }
         for (&result, tensor) in self.graph.op(op).results.iter().zip(carried) {
             self.env.values.insert((result, 0), tensor);
+        }
+        for slice in &repeat.collected {
+            let shape = self.graph.shape(slice.whole);
+            let data = (0..count).flat_map(|iteration| self.read(slice.each, iteration).data.clone()).collect();
+            self.env.values.insert((slice.whole, 0), Tensor::new(shape, data));
         }
     }
 }

@@ -226,6 +226,22 @@ impl Share {
     pub fn is_windowed(&self) -> bool {
         matches!(self, Share::Split(Split { window: Some(_), .. }))
     }
+
+    /// What it does to an entry of the tensor along its first dimension; `None` if it deals that dimension out.
+    pub fn entry(self) -> Option<Share> {
+        match self {
+            Share::Split(split) => Some(Share::Split(Split { dim: split.dim.checked_sub(1)?, ..split })),
+            other => Some(other),
+        }
+    }
+
+    /// The same of a tensor of such tensors, along a first dimension that it does not deal out.
+    pub fn stacked(self) -> Share {
+        match self {
+            Share::Split(split) => Share::Split(Split { dim: split.dim + 1, ..split }),
+            other => other,
+        }
+    }
 }
 
 /// The layout of a tensor: one [`Share`] for each mesh axis.
@@ -234,6 +250,16 @@ impl Share {
 pub struct Layout(pub Vec<Share>);
 
 impl Layout {
+    /// The layout of an entry of the tensor along its first dimension; `None` if ranks deal that dimension out.
+    pub fn entry(&self) -> Option<Self> {
+        self.0.iter().map(|share| share.entry()).collect::<Option<_>>().map(Self)
+    }
+
+    /// The layout of a tensor of such tensors, along a first dimension that every rank has whole.
+    pub fn stacked(&self) -> Self {
+        Self(self.0.iter().map(|share| share.stacked()).collect())
+    }
+
     /// B on every axis.
     pub fn broadcast(mesh: &Mesh) -> Self {
         Self(vec![Share::Broadcast; mesh.axes.len()])

@@ -172,6 +172,24 @@ pub enum Instruction {
         /// Whether to add.
         accumulate: bool,
     },
+    /// Copies an entry of a tensor along its first dimension, which every rank has whole.
+    Take {
+        /// The tensor.
+        from: BufferId,
+        /// The entry.
+        to: BufferId,
+        /// Which.
+        at: u64,
+    },
+    /// Copies to an entry of a tensor along its first dimension, which every rank has whole.
+    Put {
+        /// The entry.
+        from: BufferId,
+        /// The tensor.
+        to: BufferId,
+        /// Which.
+        at: u64,
+    },
     /// Loads the micro-batch's part of an input.
     Load {
         /// Into.
@@ -206,7 +224,7 @@ impl Instruction {
             Instruction::Kernel { operands, result, accumulate, .. } => {
                 operands.iter().copied().chain(accumulate.then_some(*result)).collect()
             }
-            Instruction::Box { from, .. } => vec![*from],
+            Instruction::Box { from, .. } | Instruction::Take { from, .. } | Instruction::Put { from, .. } => vec![*from],
             Instruction::Copy { from, to, accumulate } => [*from].into_iter().chain(accumulate.then_some(*to)).collect(),
             Instruction::Send { buffer, .. } => vec![*buffer],
             Instruction::Load { .. } | Instruction::Receive { .. } => Vec::new(),
@@ -217,7 +235,9 @@ impl Instruction {
     pub fn writes(&self) -> Option<BufferId> {
         match self {
             Instruction::Kernel { result, .. } => Some(*result),
-            Instruction::Box { to, .. } | Instruction::Copy { to, .. } => Some(*to),
+            Instruction::Box { to, .. } | Instruction::Copy { to, .. } | Instruction::Take { to, .. } | Instruction::Put { to, .. } => {
+                Some(*to)
+            }
             Instruction::Load { buffer, .. } | Instruction::Receive { buffer, .. } => Some(*buffer),
             Instruction::Send { .. } => None,
         }
@@ -230,7 +250,10 @@ impl Instruction {
                 operands.iter_mut().for_each(|id| *id = rename(*id));
                 *result = rename(*result);
             }
-            Instruction::Box { from, to, .. } | Instruction::Copy { from, to, .. } => {
+            Instruction::Box { from, to, .. }
+            | Instruction::Copy { from, to, .. }
+            | Instruction::Take { from, to, .. }
+            | Instruction::Put { from, to, .. } => {
                 *from = rename(*from);
                 *to = rename(*to);
             }

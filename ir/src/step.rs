@@ -216,8 +216,9 @@ pub fn compact(graph: &Graph) -> Graph {
     }
     let ops: BTreeMap<OpId, OpId> = live.ops.iter().enumerate().map(|(new, old)| (*old, OpId::new(new))).collect();
     let keep_ops = |list: &[OpId]| list.iter().filter_map(|op| ops.get(op).copied()).collect::<Vec<_>>();
-    // carried values that nothing needs leave their repeat
+    // carried values and slices that nothing needs leave their repeat
     let mut positions: BTreeMap<(OpId, usize), usize> = BTreeMap::new();
+    let mut entries: BTreeMap<ValueId, usize> = BTreeMap::new();
     for old in &live.ops {
         let mut op = graph.op(*old).clone();
         if let Kind::Repeat(repeat) = &mut op.kind {
@@ -225,9 +226,22 @@ pub fn compact(graph: &Graph) -> Graph {
             for (new, old_position) in kept.iter().enumerate() {
                 positions.insert((*old, *old_position), new);
             }
+            let first = repeat.carried.len();
             repeat.carried = kept.iter().map(|n| repeat.carried[*n]).collect();
             op.results = kept.iter().map(|n| op.results[*n]).collect();
             repeat.body = keep_ops(&repeat.body);
+            repeat.taken.retain(|slice| values.contains_key(&slice.each));
+            for (new, slice) in repeat.taken.iter().enumerate() {
+                entries.insert(slice.each, new);
+            }
+            for (n, slice) in repeat.collected.iter().enumerate().filter(|(_, slice)| values.contains_key(&slice.whole)) {
+                positions.insert((*old, first + n), op.results.len());
+                op.results.push(slice.whole);
+            }
+            repeat.collected.retain(|slice| values.contains_key(&slice.whole));
+            for slice in repeat.taken.iter_mut().chain(&mut repeat.collected) {
+                (slice.whole, slice.each) = (values[&slice.whole], values[&slice.each]);
+            }
             for carried in &mut repeat.carried {
                 for value in [&mut carried.init, &mut carried.arg, &mut carried.next] {
                     *value = values[value];
@@ -243,6 +257,7 @@ pub fn compact(graph: &Graph) -> Graph {
             Def::Leaf(Leaf::Accumulated(source)) => *source = values[source],
             Def::Leaf(Leaf::State { of, .. }) => *of = of.and_then(|of| values.get(&of).copied()),
             Def::Leaf(_) => {}
+            Def::Taken(op, n) => (*op, *n) = (ops[op], entries[old]),
             Def::Result(op, n) | Def::Carried(op, n) => {
                 *n = positions.get(&(*op, *n)).copied().unwrap_or(*n);
                 *op = ops[op];
@@ -286,15 +301,20 @@ impl Live {
                 Def::Leaf(Leaf::Accumulated(source)) => todo.push(*source),
                 Def::Leaf(Leaf::State { of, .. }) => todo.extend(*of),
                 Def::Leaf(_) => {}
+                Def::Taken(op, n) => {
+                    live.ops.insert(*op);
+                    let Kind::Repeat(repeat) = &graph.op(*op).kind else { unreachable!("a repeat takes entries") };
+                    todo.push(repeat.taken[*n].whole);
+                }
                 Def::Result(op, n) | Def::Carried(op, n) => {
                     live.ops.insert(*op);
                     live.ops.extend(owner.get(op));
                     match &graph.op(*op).kind {
                         Kind::Map(_) => todo.extend(&graph.op(*op).operands),
-                        Kind::Repeat(repeat) => {
-                            let carried = repeat.carried[*n];
-                            todo.extend([carried.init, carried.arg, carried.next, graph.op(*op).results[*n]]);
-                        }
+                        Kind::Repeat(repeat) => match repeat.carried.get(*n) {
+                            Some(carried) => todo.extend([carried.init, carried.arg, carried.next, graph.op(*op).results[*n]]),
+                            None => todo.push(repeat.collected[*n - repeat.carried.len()].each),
+                        },
                     }
                 }
             }

@@ -36,6 +36,8 @@
 //! - `expression`: a node reads only earlier nodes and operands that exist, and the root exists.
 //! - `result_float`: a primitive's result is floating point; integers are only read.
 //! - `carried_type`: init, argument, next and result of a carried value have one type.
+//! - `slice`: what a repeat takes or collects has an entry of each iteration along its first axis; results that are
+//!   collected stand behind those that are carried.
 //!
 //! Leaves and the step:
 //! - `leaf_name`: the names of leaves differ.
@@ -87,6 +89,7 @@ codes! {
     Expression "expression"
     ResultFloat "result_float"
     CarriedType "carried_type"
+    Slice "slice"
     LeafName "leaf_name"
     LeafFloat "leaf_float"
     Input "input"

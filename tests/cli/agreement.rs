@@ -206,6 +206,15 @@ fn mlp() {
     agree(&mlp, &["dp=4", "tp=4", "tp=2,dp=2", "pp=2,mbs=4", "cp=2", "tp=3", "dp=2,zero=3,recompute=full"]);
 }
 
+/// Layers of a recurrent net: scans, with stages cut between them.
+#[test]
+fn lstm() {
+    let small = Setting::new("lstm", 1, &["hidden=32", "seq=16", "dropout=0.1", "width=0.3"]);
+    let pins =
+        ["dp=2", "tp=2", "tp=4,recompute=full", "cp=2", "pp=2,mbs=2", "dp=2,zero=3,recompute=full", "pp=2,tp=2,mbs=4,recompute=full"];
+    agree(&small, &pins);
+}
+
 #[test]
 fn gpipe() {
     agree(

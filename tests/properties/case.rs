@@ -101,7 +101,7 @@ impl Case {
         let model = sample::graph(seed, options);
         let sizes: &[u64] = if dice.below(12) == 0 { &[2, 2, 2, 2] } else { dice.pick::<&[u64]>(&MESHES[..MESHES.len() - 1]) };
         let ranks: u64 = sizes.iter().product();
-        let blocks: u64 = model.loops.iter().map(|repeat| repeat.count).sum();
+        let blocks = path(&model).map_or(0, |units| units.len() as u64);
         let stages = (1..=blocks.min(3)).rev().find(|stages| ranks * stages <= 16 && dice.below(2) == 0).unwrap_or(1);
         let batch = model.axes.iter().find(|axis| axis.role == Role::Batch).unwrap().size;
         let micro = if apart { 1 + dice.below(4) as u64 } else { 1 };

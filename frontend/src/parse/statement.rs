@@ -6,7 +6,7 @@ use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::{Token, lex};
 use crate::syntax::{
-    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, SetValue, Statement, StatementKind,
+    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, Scan, SetValue, Statement, StatementKind,
 };
 
 /// Words of statements that stand in no block.
@@ -72,7 +72,7 @@ impl Parser<'_> {
             "set" => Defines::Setting,
             "let" if !within => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" | "state" | "let" => Defines::Tensor,
+            "input" | "weight" | "state" | "emit" | "let" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -235,6 +235,13 @@ impl Parser<'_> {
                 Ok(StatementKind::Block(Block { name, axes, parameters, body }))
             }
             "op" => self.headed(Self::op),
+            "scan" => self.headed(Self::scan),
+            "emit" => self.headed(|parser| {
+                let name = parser.new_name("for what is emitted")?;
+                let axes = parser.axes()?;
+                parser.expect(Token::Assign, "and the value of one entry")?;
+                Ok(StatementKind::Emit { name, axes, value: parser.expression()? })
+            }),
             "repeat" => {
                 self.advance();
                 let count = self.expression()?;
@@ -329,6 +336,25 @@ impl Parser<'_> {
         let name = self.new_name("for the result")?;
         self.advance();
         Ok(StatementKind::Assign { name, value: self.expression()? })
+    }
+
+    /// `seq reversed (h[batch, hidden] = 0) { ... }`
+    fn scan(&mut self) -> Parsed<StatementKind> {
+        let axis = self.name("of the axis that the scan goes along")?;
+        let reversed = self.at_word("reversed");
+        if reversed {
+            self.advance();
+        }
+        let mut carried = Vec::new();
+        if self.eat(Token::OpenParen) {
+            carried = self.list(Token::CloseParen, |parser| {
+                let name = parser.new_name("for what is carried")?;
+                let axes = parser.axes()?;
+                parser.expect(Token::Assign, "and what it begins with")?;
+                Ok((name, axes, parser.expression()?))
+            })?;
+        }
+        Ok(StatementKind::Scan(Scan { axis, reversed, carried, body: self.body()? }))
     }
 
     /// `past = seq : seq`

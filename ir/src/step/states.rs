@@ -99,7 +99,7 @@ impl Whole<'_> {
         let op = match &self.b.graph.value(value).def {
             Def::Leaf(Leaf::Input(_)) => return None,
             Def::Leaf(_) => return Some(value),
-            Def::Result(op, _) | Def::Carried(op, _) => self.b.graph.op(*op).clone(),
+            Def::Result(op, _) | Def::Carried(op, _) | Def::Taken(op, _) => self.b.graph.op(*op).clone(),
         };
         match (self.seen[&value], op.rule()) {
             (Share::Split(_), _) => None,
@@ -147,6 +147,9 @@ fn see_repeat(graph: &Graph, id: OpId, repeat: &Repeat, seen: &mut BTreeMap<Valu
     for carried in &repeat.carried {
         seen.insert(carried.arg, seen[&carried.init]);
     }
+    for slice in &repeat.taken {
+        seen.insert(slice.each, seen[&slice.whole].entry().unwrap_or(Share::Broadcast));
+    }
     for _ in 0..=repeat.carried.len() {
         repeat.body.iter().for_each(|inner| see(graph, *inner, seen));
         for carried in &repeat.carried {
@@ -155,6 +158,9 @@ fn see_repeat(graph: &Graph, id: OpId, repeat: &Repeat, seen: &mut BTreeMap<Valu
     }
     for (carried, result) in repeat.carried.iter().zip(&graph.op(id).results) {
         seen.insert(*result, seen[&carried.arg]);
+    }
+    for slice in &repeat.collected {
+        seen.insert(slice.whole, seen[&slice.each].stacked());
     }
 }
 

@@ -143,7 +143,13 @@ impl Printer<'_> {
         let reversed = if repeat.reversed { " reversed" } else { "" };
         let carried: Vec<String> =
             repeat.carried.iter().map(|carried| format!("{} = {} then {}", self.value(carried.arg), carried.init, carried.next)).collect();
-        format!("{}{reversed} ({})", repeat.over, carried.join(", "))
+        let taken: Vec<String> = repeat.taken.iter().map(|slice| format!("{} = {}", self.value(slice.each), slice.whole)).collect();
+        let collected: Vec<String> = repeat.collected.iter().map(|slice| slice.each.to_string()).collect();
+        let list = |word: &str, entries: Vec<String>| {
+            if entries.is_empty() { String::new() } else { format!(" {word} ({})", entries.join(", ")) }
+        };
+        let (taken, collected) = (list("taking", taken), list("collecting", collected));
+        format!("{}{reversed} ({}){taken}{collected}", repeat.over, carried.join(", "))
     }
 }
 

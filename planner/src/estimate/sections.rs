@@ -147,6 +147,8 @@ impl<'a> Context<'a> {
             for op in &phase.ops {
                 if let OpKind::Repeat(repeat) = &graph.op(*op).kind {
                     kept.extend(repeat.carried.iter().flat_map(|carried| [carried.next, carried.init]).map(|value| aliases.root(value)));
+                    let slices = repeat.taken.iter().map(|slice| slice.whole).chain(repeat.collected.iter().map(|slice| slice.each));
+                    kept.extend(slices.map(|value| aliases.root(value)));
                 }
             }
         }
@@ -300,10 +302,20 @@ impl<'a> Context<'a> {
         }
         match &self.graph.value(value).def {
             Def::Leaf(_) => None,
-            Def::Carried(op, n) | Def::Result(op, n) => match &self.graph.op(*op).kind {
-                OpKind::Map(_) => Some(self.rule(*op).result_layout(self.chosen.signatures.get(op)?)),
-                OpKind::Repeat(repeat) => self.layout(repeat.carried[*n].next).map(whole),
-            },
+            Def::Carried(op, n) | Def::Result(op, n) | Def::Taken(op, n) => {
+                match (&self.graph.value(value).def, &self.graph.op(*op).kind) {
+                    (_, OpKind::Map(_)) => Some(self.rule(*op).result_layout(self.chosen.signatures.get(op)?)),
+                    // what is dealt out along a scan is brought together for it
+                    (Def::Taken(..), OpKind::Repeat(repeat)) => {
+                        let layout = self.layout(repeat.taken[*n].whole).map(whole)?;
+                        Some(Layout(layout.0.iter().map(|share| share.entry().unwrap_or(Share::Broadcast)).collect()))
+                    }
+                    (_, OpKind::Repeat(repeat)) => match repeat.carried.get(*n) {
+                        Some(carried) => self.layout(carried.next).map(whole),
+                        None => self.layout(repeat.collected[*n - repeat.carried.len()].each).map(|layout| whole(layout).stacked()),
+                    },
+                }
+            }
         }
     }
 
@@ -462,8 +474,8 @@ impl<'a> Context<'a> {
             }
             match &self.graph.value(value).def {
                 Def::Leaf(_) => {}
-                Def::Carried(op, _) if self.forward.contains(op) => drop(saved.insert(value)),
-                Def::Carried(..) => {}
+                Def::Carried(op, _) | Def::Taken(op, _) if self.forward.contains(op) => drop(saved.insert(value)),
+                Def::Carried(..) | Def::Taken(..) => {}
                 Def::Result(op, _) if group_of.contains_key(op) => {
                     let group = group_of[op];
                     let outside = |reader: &OpId| forward(reader) && !group.ops.contains(reader);
@@ -507,7 +519,7 @@ impl<'a> Context<'a> {
         for value in saved {
             // what a repeat carries is kept once an iteration; its last result is what follows reads
             match &self.graph.value(*value).def {
-                Def::Carried(op, _) => {
+                Def::Carried(op, _) | Def::Taken(op, _) => {
                     if matches!(&self.graph.op(*op).kind, OpKind::Repeat(repeat) if Place::Loop(repeat.over) == place) {
                         bytes += self.value_bytes(*value);
                     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use partita_ir::axis::Role;
-use partita_ir::graph::{Graph, Kind, Leaf, PhaseKind};
+use partita_ir::graph::{Graph, Kind, Leaf, PhaseKind, Repeat};
 use partita_ir::id::{LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Mesh, Partition, Share, Split};
 use partita_ir::rule::Reduce;
@@ -67,7 +67,9 @@ impl Assembled {
 pub fn assemble(task: &Task<'_>, unroll: bool, thin: &mut dyn FnMut(Vec<Signature>) -> Vec<Signature>) -> Result<Assembled, LayoutError> {
     let mut assembly = Assembly::new(task, unroll);
     assembly.operators(thin)?;
+    assembly.taken();
     assembly.carried();
+    assembly.collected();
     assembly.leaves();
     assembly.assigns();
     assembly.copies();
@@ -223,6 +225,63 @@ impl<'a> Assembly<'a> {
             String::new()
         };
         LayoutError::NoSignature { op, name, because }
+    }
+
+    /// The scans of a phase, with the number of nodes that each of their values has.
+    fn scans(&self) -> Vec<(PhaseKind, &'a Repeat, u64)> {
+        let graph = self.graph;
+        let repeats = graph.phases.iter().flat_map(|phase| phase.ops.iter().map(move |op| (phase.kind, graph.op(*op))));
+        let scans = repeats.filter_map(|(phase, op)| match &op.kind {
+            Kind::Repeat(repeat) if repeat.is_scan() => Some((phase, repeat)),
+            _ => None,
+        });
+        scans.map(|(phase, repeat)| (phase, repeat, self.iterations(Some(repeat.over)))).collect()
+    }
+
+    /// Entries that repeats take: in layouts in which they are read, or that the whole tensor's are.
+    fn taken(&mut self) {
+        for (_, repeat, count) in self.scans() {
+            for slice in &repeat.taken {
+                let mut layouts: BTreeSet<Layout> = self.needed(slice.each).cloned().collect();
+                layouts.extend(self.provided(slice.whole).iter().filter_map(Layout::entry));
+                let provides = self.or_broadcast(layouts);
+                for iteration in 0..count {
+                    let id = self.rest(slice.each, Rc::clone(&provides));
+                    self.source.insert((slice.each, iteration), id);
+                }
+            }
+        }
+    }
+
+    /// Tensors that repeats collect: in the layouts of what they are made of, or in which they are read.
+    fn collected(&mut self) {
+        for (phase, repeat, count) in self.scans() {
+            let times = self.times(phase, Some(repeat.over));
+            for slice in &repeat.collected {
+                let mut layouts: BTreeSet<Layout> = self.needed(slice.whole).filter(|layout| layout.entry().is_some()).cloned().collect();
+                layouts.extend(self.provided(slice.each).iter().map(Layout::stacked));
+                let provides = self.or_broadcast(layouts);
+                let id = self.rest(slice.whole, Rc::clone(&provides));
+                self.source.insert((slice.whole, 0), id);
+                let needs: Rc<[Layout]> =
+                    provides.iter().map(|layout| layout.entry().expect("every rank has the first dimension whole")).collect();
+                for iteration in 0..count {
+                    let (value, needs) = (self.at(slice.each, iteration), Rc::clone(&needs));
+                    self.readings.push(Reading { value, reader: id, needs, times, phase, shareable: true });
+                }
+            }
+        }
+        // a tensor is boxed once, before its first entry is taken
+        for (phase, repeat, count) in self.scans() {
+            let times = self.times(phase, None);
+            for slice in &repeat.taken {
+                for iteration in 0..count {
+                    let reader = self.source[&(slice.each, iteration)];
+                    let needs: Rc<[Layout]> = self.nodes[reader].provides.iter().map(Layout::stacked).collect();
+                    self.readings.push(Reading { value: (slice.whole, 0), reader, needs, times, phase, shareable: true });
+                }
+            }
+        }
     }
 
     /// Carried values of repeats: what the body provides at the end of an iteration is what it reads at the start of the

@@ -210,6 +210,14 @@ fn act(
         Instruction::Copy { from, to, accumulate } => {
             Act::Copy { from: place(*from), to: place(*to), dtype: view.role.buffers[*from].dtype, accumulate: *accumulate && moment > 0 }
         }
+        Instruction::Take { from, to, at } => {
+            let to = place(*to);
+            Act::Copy { from: entry(place(*from), *at, to.bytes), to, dtype: view.role.buffers[*from].dtype, accumulate: false }
+        }
+        Instruction::Put { from, to, at } => {
+            let from = place(*from);
+            Act::Copy { from, to: entry(place(*to), *at, from.bytes), dtype: view.role.buffers[*to].dtype, accumulate: false }
+        }
         Instruction::Load { buffer, source } => {
             let mut shard = view.shard(*buffer, moment).into_iter();
             let (samples, part) = (shard.next().unwrap_or_default(), shard.collect());
@@ -222,6 +230,11 @@ fn act(
             Act::Receive { from: (stage * view.program.mesh.ranks() + view.rank) as usize, channel: *channel, place: place(*buffer) }
         }
     })
+}
+
+/// Where entry `at` of a tensor lies, along its first dimension.
+fn entry(whole: Place, at: u64, bytes: usize) -> Place {
+    Place { offset: whole.offset + at as usize * bytes, bytes }
 }
 
 /// The part of a rule's factors that a rank walks at a micro-batch.

@@ -89,6 +89,18 @@ fn one(
             let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
+        Instruction::Take { from, to, at: index } | Instruction::Put { from, to, at: index } => {
+            let (whole, entry) = if matches!(instruction, Instruction::Take { .. }) { (from, to) } else { (to, from) };
+            let (whole, entry) = (buffer(*whole), buffer(*entry));
+            let along = whole.shape.first().is_some_and(|size| index < size) && whole.shape[1..] == entry.shape;
+            let alike = along && whole.dtype == entry.dtype;
+            let held = whole
+                .layout
+                .entry()
+                .filter(|_| alike)
+                .is_some_and(|layout| layout == entry.layout || shards.of(&layout, &entry.shape) == shards.of_buffer(entry));
+            report.check(held, Code::Copied, at, || format!("`{}` is no entry {index} of `{}`", entry.name, whole.name));
+        }
         Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
             let dtype = if source.is_float() { program.precision } else { DType::I32 };

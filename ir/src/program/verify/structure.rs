@@ -167,6 +167,8 @@ pub(super) fn place(program: &Program, stage: u64, phase: &str, n: usize, instru
         },
         Instruction::Box { boxing, .. } => program.boxings.get(*boxing).map_or("boxing", |spec| spec.step.kind.word()).to_owned(),
         Instruction::Copy { .. } => "copy".to_owned(),
+        Instruction::Take { .. } => "take".to_owned(),
+        Instruction::Put { .. } => "put".to_owned(),
         Instruction::Load { .. } => "load".to_owned(),
         Instruction::Send { .. } => "send".to_owned(),
         Instruction::Receive { .. } => "receive".to_owned(),
