@@ -88,11 +88,15 @@ def linear(x, weight, bias=None):
     return F.linear(x, weight.t(), None if bias is None else bias.flatten())
 
 
-def layers(p):
+def part(p, prefix):
+    """The parameters of a block, under their names inside it."""
+    return {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+
+
+def layers(p, word="layer"):
     """The parameters of each layer, under their names inside it."""
-    count = 1 + max(int(name.split(".")[1]) for name in p if name.startswith("layer."))
-    prefixes = [f"layer.{n}." for n in range(count)]
-    return [{name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)} for prefix in prefixes]
+    count = 1 + max(int(name.split(".")[1]) for name in p if name.startswith(word + "."))
+    return [part(p, f"{word}.{n}.") for n in range(count)]
 
 
 def gpt(p, tokens):
@@ -109,10 +113,10 @@ def gpt(p, tokens):
     return F.linear(F.layer_norm(x, (hidden,), p["gain"], p["bias"], 1e-5), p["wte"])
 
 
-def rotary(x):
-    """Turns each pair (i, i + half) of the last dimension by position * 10000^(-2i / size); x is (.., seq, size)."""
+def rotary(x, base=10_000.0):
+    """Turns each pair (i, i + half) of the last dimension by position * base^(-2i / size); x is (.., seq, size)."""
     seq, size = x.shape[-2:]
-    frequency = 10_000.0 ** (torch.arange(size // 2, dtype=torch.float64) * -2 / size)
+    frequency = base ** (torch.arange(size // 2, dtype=torch.float64) * -2 / size)
     angle = torch.arange(seq, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x.chunk(2, -1)
