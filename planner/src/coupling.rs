@@ -4,10 +4,29 @@
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
-use partita_ir::graph::{Graph, Kind, PhaseKind};
+use partita_ir::graph::{Graph, Kind, PhaseKind, Span};
 use partita_ir::id::{OpId, ValueId};
 use partita_ir::rule::Reduce;
 use partita_ir::signature::{Choice, SizedRule};
+use partita_ir::step::{Options, StepError, training_step};
+use partita_ir::train::Train;
+
+/// An operator that brings samples together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coupled {
+    /// The name of its result.
+    pub name: String,
+    /// Where the model says so.
+    pub span: Option<Span>,
+}
+
+/// What brings samples together in the training step of a model. What a step computes once, of sums over the whole batch, does
+/// not: updates of states.
+pub fn coupled(model: &Graph, train: &Train) -> Result<Option<Coupled>, StepError> {
+    let step = training_step(model, train, Options::default())?;
+    let told = |op: OpId| Coupled { name: step.value(step.op(op).result()).name.clone(), span: step.op(op).span };
+    Ok(couples_samples(&step).map(told))
+}
 
 /// The first operator of the forward pass that folds samples together for another one to read, as more than a sum of
 /// what each gives.

@@ -13,7 +13,7 @@ use super::sections::Chosen;
 use super::stack::{Attention, Stack};
 use super::step::{Estimate, Prepared, Setup};
 use crate::cluster::Cluster;
-use crate::coupling::couples_samples;
+use crate::coupling::coupled;
 use crate::mesh::{Degrees, MeshPlan};
 use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::recompute_word;
@@ -91,7 +91,7 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     pins.unsupported_when_estimated()?;
     let experts = experts(model.graph);
     pins.check_experts(experts)?;
-    let coupled = couples_samples(model.graph);
+    let coupled = coupled(model.graph, &model.train)?;
     let mut candidates = candidates(model, cluster, stack, pins, experts, coupled.is_some());
     check_coupled(model, coupled, &mut candidates, |decisions| decisions.degrees)?;
     if candidates.is_empty() {
