@@ -9,8 +9,11 @@ use partita_ir::interpret::{self, Tensor};
 use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
-const MODELS: [(&str, &str); 5] = [
+const MODELS: [(&str, &str); 8] = [
     ("bert", include_str!("../../models/bert.partita")),
+    ("deepseek", include_str!("../../models/deepseek.partita")),
+    ("glam", include_str!("../../models/glam.partita")),
+    ("mixtral", include_str!("../../models/mixtral.partita")),
     ("gpt", include_str!("../../models/gpt.partita")),
     ("llama", include_str!("../../models/llama.partita")),
     ("neox", include_str!("../../models/neox.partita")),
