@@ -3,85 +3,48 @@
 
 usage: compare.py PARTITA      (the program; run by `make compare`, in the environment of compare/setup.sh)
 
-Losses and gradients: 20 steps of gpt and of llama from one file of parameters and one file of tokens. Step times: gpt,
+Losses and gradients: 20 steps of gpt, of llama and of lstm from one file of parameters and one file of tokens. Step times: gpt,
 one rank on all cores, in alternating runs so that a slow minute of the machine hits both; medians of the runs' medians.
 Exits with 1 if losses or gradients differ by more than 1e-4; times are only shown.
 """
 
 import json
-import os
 import pathlib
-import random
 import shutil
 import statistics
-import struct
-import subprocess
 import sys
 
-PARTITA = pathlib.Path(sys.argv[1])
+from program import SEED, STEPS, THREADS, TOLERANCE, WORK, compiled, partita_run, run, worst_difference, write_tokens
+
 HERE = pathlib.Path(__file__).parent
-WORK = PARTITA.parents[1] / "compare"
-THREADS = len(os.sched_getaffinity(0))
-BATCH, SEQ, VOCAB, SEED, STEPS, ROUNDS = 8, 256, 8192, 1, 20, 5
+TOKENS = WORK / "tokens.bin"
+BATCH, SEQ, VOCAB, ROUNDS = 8, 256, 8192, 5
 SIZES = {"layers": 4, "hidden": 256, "ffn": 1024, "vocab": VOCAB, "seq": SEQ, "batch": BATCH, "precision": "f32", "dropout": 0}
 MODELS = {"gpt": SIZES | {"heads": 4}, "llama": SIZES | {"heads": 8, "kv_heads": 2}}
+MODELS["lstm"] = {name: value for name, value in SIZES.items() if name != "ffn"} | {"layers": 2, "lr": 3e-4, "width": 0.2}
 OPTIMIZERS = {"sgd": 0.05, "adam": 1e-3, "adafactor": 1e-2, "muon": 3e-3}
-TOLERANCE = 1e-4
-
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"compare: failed: {' '.join(map(str, command))}")
-    return done.stdout
-
-
-def write_tokens(path):
-    """Tokens with something to learn: each is one of four successors of the one before, or any."""
-    draw = random.Random(SEED)
-    token, tokens = 0, []
-    for _ in range(STEPS * BATCH * SEQ + 1):
-        token = (token * 2731 + draw.randrange(4) * 977 + 1) % VOCAB if draw.random() < 0.9 else draw.randrange(VOCAB)
-        tokens.append(token)
-    path.write_bytes(struct.pack(f"<{len(tokens)}H", *tokens))
-
-
-def compiled(model, name, settings):
-    """The directory of a model's plan for one rank."""
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    run(PARTITA, "compile", f"models/{model}.partita", "--cluster", "clusters/local-1.toml", *sets, "-o", WORK / name)
-    return WORK / name
-
-
-def partita_run(directory, *options):
-    """The log of a run, one dictionary a step; none if it had no steps."""
-    log = WORK / "run.jsonl"
-    log.unlink(missing_ok=True)
-    run(PARTITA, "run", directory, "--data", WORK / "tokens.bin", "--seed", SEED, "--threads", THREADS, "--log", log, *options)
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def torch_run(model, weights, *options):
-    shared = ["--data", WORK / "tokens.bin", "--seq", SEQ, "--batch", BATCH, "--seed", SEED, "--threads", THREADS]
+    shared = ["--data", TOKENS, "--seq", SEQ, "--batch", BATCH, "--seed", SEED, "--threads", THREADS]
     return json.loads(run(sys.executable, HERE / "torch_peer.py", "--model", model, "--weights", weights, *shared, *options))
 
 
 def main():
-    WORK.mkdir(parents=True, exist_ok=True)
-    write_tokens(WORK / "tokens.bin")
+    write_tokens(TOKENS, STEPS * BATCH * SEQ + 1, VOCAB)
     failed = False
     print(f"{STEPS} steps from the same parameters, and the first step's gradients; allowed: {TOLERANCE:g}")
     print(f"{'model':8} {'first loss':>12} {'last loss':>12} {'loss error':>12} {'gradient error':>15}")
     for model, settings in MODELS.items():
         directory, weights = compiled(model, model, settings), WORK / f"{model}.safetensors"
-        partita_run(directory, "--steps", 0, "--save", weights)
+        partita_run(directory, TOKENS, "--steps", 0, "--save", weights)
         checkpoints = WORK / f"{model}-checkpoints"
         # a new run refuses a directory that holds checkpoints
         shutil.rmtree(checkpoints, ignore_errors=True)
-        partita_run(directory, "--steps", 1, "--init", weights, "--checkpoint", checkpoints)
-        ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
+        partita_run(directory, TOKENS, "--steps", 1, "--init", weights, "--checkpoint", checkpoints)
+        ours = [step["loss"] for step in partita_run(directory, TOKENS, "--steps", STEPS, "--init", weights)]
         theirs = torch_run(model, weights, "--steps", STEPS, "--state", checkpoints / "step-00000001" / "state.safetensors")
-        loss_error = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs["losses"], strict=True))
+        loss_error = worst_difference(ours, theirs["losses"])
         gradient_error = theirs["gradient_error"]
         failed |= not (loss_error <= TOLERANCE and gradient_error <= TOLERANCE)
         print(f"{model:8} {ours[0]:12.6f} {ours[-1]:12.6f} {loss_error:12.2e} {gradient_error:15.2e}", flush=True)
@@ -90,15 +53,15 @@ def main():
     for word, rate in OPTIMIZERS.items():
         directory = compiled("gpt", f"gpt-{word}", MODELS["gpt"] | {"optimizer": word, "lr": rate})
         weights = WORK / "gpt.safetensors"
-        ours = [step["loss"] for step in partita_run(directory, "--steps", STEPS, "--init", weights)]
+        ours = [step["loss"] for step in partita_run(directory, TOKENS, "--steps", STEPS, "--init", weights)]
         theirs = torch_run("gpt", weights, "--steps", STEPS, "--optimizer", word, "--lr", rate)["losses"]
-        loss_error = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+        loss_error = worst_difference(ours, theirs)
         failed |= not loss_error <= TOLERANCE
         print(f"{word:9} {ours[0]:12.6f} {ours[-1]:12.6f} {loss_error:12.2e}", flush=True)
 
     model, weights, times = "gpt", WORK / "gpt.safetensors", {"partita": [], "PyTorch": []}
     for _ in range(ROUNDS):
-        log = partita_run(WORK / model, "--steps", 8, "--init", weights)
+        log = partita_run(WORK / model, TOKENS, "--steps", 8, "--init", weights)
         times["partita"].append(statistics.median(step["seconds"] for step in log[1:]))
         peer = torch_run(model, weights, "--steps", 8)
         times["PyTorch"].append(peer["step_seconds"])

@@ -5,4 +5,6 @@ cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-target}
 bash compare/setup.sh
+"$target/compare/venv/bin/python" compare/images_peer.py "$target/release/partita"
+"$target/compare/venv/bin/python" compare/curves.py "$target/release/partita"
 exec "$target/compare/venv/bin/python" compare/compare.py "$target/release/partita"

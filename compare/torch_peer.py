@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""PyTorch training models/gpt.partita or models/llama.partita: the peer that `partita run` is compared with.
+"""PyTorch training models/gpt.partita, models/llama.partita or models/lstm.partita: the peer that `partita run` is compared with.
 
 The models are written out again here, from their papers, over the parameters of a safetensors file that `partita run
 --save` wrote (so that both start from the same numbers) and on the same samples, whose order is drawn as
@@ -88,11 +88,15 @@ def linear(x, weight, bias=None):
     return F.linear(x, weight.t(), None if bias is None else bias.flatten())
 
 
-def layers(p):
+def part(p, prefix):
+    """The parameters of a block, under their names inside it."""
+    return {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+
+
+def layers(p, word="layer"):
     """The parameters of each layer, under their names inside it."""
-    count = 1 + max(int(name.split(".")[1]) for name in p if name.startswith("layer."))
-    prefixes = [f"layer.{n}." for n in range(count)]
-    return [{name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)} for prefix in prefixes]
+    count = 1 + max(int(name.split(".")[1]) for name in p if name.startswith(word + "."))
+    return [part(p, f"{word}.{n}.") for n in range(count)]
 
 
 def gpt(p, tokens):
@@ -109,10 +113,10 @@ def gpt(p, tokens):
     return F.linear(F.layer_norm(x, (hidden,), p["gain"], p["bias"], 1e-5), p["wte"])
 
 
-def rotary(x):
-    """Turns each pair (i, i + half) of the last dimension by position * 10000^(-2i / size); x is (.., seq, size)."""
+def rotary(x, base=10_000.0):
+    """Turns each pair (i, i + half) of the last dimension by position * base^(-2i / size); x is (.., seq, size)."""
     seq, size = x.shape[-2:]
-    frequency = 10_000.0 ** (torch.arange(size // 2, dtype=torch.float64) * -2 / size)
+    frequency = base ** (torch.arange(size // 2, dtype=torch.float64) * -2 / size)
     angle = torch.arange(seq, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x.chunk(2, -1)
@@ -132,6 +136,19 @@ def llama(p, tokens):
         y = F.rms_norm(x, (hidden,), w["gain2"], 1e-6)
         x = x + linear(F.silu(linear(y, w["w_gate"])) * linear(y, w["w_up"]), w["w_down"])
     return linear(F.rms_norm(x, (hidden,), p["gain"], 1e-6), p["head"])
+
+
+def lstm(p, tokens):
+    x = F.embedding(tokens, p["embedding"])
+    for w in layers(p):
+        hidden, gates, cell = w["w_up"].shape
+        # PyTorch has the candidate before the output gate, and two biases
+        torchs = lambda weight: weight[..., [0, 1, 3, 2], :].flatten(-2)
+        bias = torchs(w["bias"])
+        weights = {"weight_ih_l0": torchs(w["w_up"]).t(), "weight_hh_l0": torchs(w["w_on"]).t(), "bias_ih_l0": bias}
+        weights["bias_hh_l0"] = torch.zeros_like(bias)
+        x, _ = torch.func.functional_call(torch.nn.LSTM(hidden, cell, batch_first=True), weights, (x,))
+    return linear(x, p["head"], p["head_bias"])
 
 
 def matrix(value):
@@ -171,7 +188,7 @@ def gradient_error(p, state):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["gpt", "llama"], required=True)
+    parser.add_argument("--model", choices=["gpt", "llama", "lstm"], required=True)
     parser.add_argument("--weights", required=True, help="safetensors of `partita run --save`")
     parser.add_argument("--data", required=True, help=".bin file of 16-bit tokens")
     parser.add_argument("--seq", type=int, required=True)
@@ -189,7 +206,7 @@ def main():
     # what looks at rows and columns takes every parameter as a matrix
     shape = matrix if options.optimizer in ("adafactor", "muon") else lambda value: value
     flat = {name: shape(value).requires_grad_() for name, value in read.items()}
-    forward = {"gpt": gpt, "llama": llama}[options.model]
+    forward = {"gpt": gpt, "llama": llama, "lstm": lstm}[options.model]
     samples = Samples(options.data, options.seq, options.seed)
     updates = optimizers(options.optimizer, flat, options.lr)
     losses, seconds, error = [], [], None

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every plan trains as one rank does: 20 steps of gpt and llama under many plans, with dropout, losses beside those of a
+# Every plan trains as one rank does: 20 steps of gpt, llama (with and without adapters) and t5 under many plans, with dropout, losses beside those of a
 # single rank. Exits with 1 if a loss differs by more than 1e-4, relative, or a run does not repeat to the byte.
-# Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh [optimizers], STEPS=20 by default; `optimizers` runs the first part only. Run by `make agreement`.
+# Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh [optimizers | precision], STEPS=20 by default; a word runs that part
+# only. Run by `make agreement`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -90,10 +91,45 @@ optimizers() {
     extra=()
 }
 
+# beside A B: the largest relative difference of two logs' losses
+beside() {
+    paste <(losses "$1") <(losses "$2") | awk -v steps="$steps" '
+        { d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > worst) worst = d; n++ }
+        END { if (n != steps) print "missing"; else printf "%.1e", worst }'
+}
+
+# precision: small models in 16 bits, beside f32 (bar 2e-2) and each plan beside one rank (bar 2e-3)
+precision() {
+    local model word pins wide one verdict
+    for model in gpt llama; do
+        extra=(--set hidden=128 --set ffn=512 --set vocab=1024 --set seq=64 --set lr=1e-3)
+        train "$model" dp=1 "$work/$model-f32.jsonl"
+        for word in bf16 fp16; do
+            extra+=(--set "precision=$word")
+            train "$model" dp=1 "$work/$model.jsonl"
+            for pins in dp=1 dp=2 tp=2 dp=2,zero=1 dp=2,zero=3 pp=2,mbs=2 tp=2,dp=2; do
+                train "$model" "$pins" "$work/run.jsonl"
+                wide=$(beside "$work/$model-f32.jsonl" "$work/run.jsonl")
+                one=$(beside "$work/$model.jsonl" "$work/run.jsonl")
+                verdict=ok
+                awk -v wide="$wide" -v one="$one" 'BEGIN { exit !(wide == "missing" || wide + 0 > 2e-2 || one + 0 > 2e-3) }' &&
+                    verdict=WRONG && failed=1
+                printf '%-6s %-5s %-20s %8s of f32, %8s of one rank  %s\n' "$model" "$word" "$pins" "$wide" "$one" "$verdict"
+            done
+        done
+    done
+    extra=()
+}
+
+if [ "${1:-}" = precision ]; then
+    precision
+    exit $failed
+fi
 printf '%-6s %-44s %8s\n' model plan "worst of $steps losses"
 optimizers 0.003 adam adafactor lamb lion muon
 optimizers 1 lars
 [ "${1:-}" = optimizers ] && exit $failed
+precision
 train gpt dp=1 "$work/gpt.jsonl"
 compare gpt dp=1,recompute=full
 each dp=2 dp=4 tp=4 tp=4,sp=true dp=2,tp=2 cp=2 pp=2,mbs=1 pp=4,mbs=1 pp=2,dp=2,tp=2,mbs=1 dp=3
@@ -104,6 +140,17 @@ train llama dp=1 "$work/llama.jsonl"
 for pins in tp=4 tp=4,sp=true,recompute=full tp=8 dp=2,tp=2,zero=3 cp=2 pp=2,dp=2,tp=2,mbs=1; do
     compare llama "$pins"
 done
+extra=(--set lora=8)
+train llama dp=1 "$work/llama.jsonl"
+for pins in tp=2 dp=2,zero=3 pp=2,mbs=2; do
+    compare llama "$pins"
+done
+extra=(--set seq=64)
+train t5 dp=1 "$work/t5.jsonl"
+for pins in tp=2 dp=2 dp=2,zero=3,recompute=full pp=2,mbs=1 pp=4,mbs=2 pp=2,dp=2,tp=2,mbs=1; do
+    compare t5 "$pins"
+done
+extra=()
 repeats dp=2,tp=2,zero=1
 repeats pp=2,dp=2,mbs=1
 exit $failed

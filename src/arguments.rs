@@ -189,6 +189,9 @@ pub struct RunArguments {
     /// Parameters to begin with (safetensors); a run that resumes begins with its checkpoint.
     #[arg(long, value_name = "W.safetensors")]
     pub init: Option<PathBuf>,
+    /// What the file of `--init` lacks begins as the model says, such as adapters on top of trained weights.
+    #[arg(long, requires = "init")]
+    pub init_partial: bool,
     /// Write the parameters at the end (safetensors).
     #[arg(long, value_name = "W.safetensors")]
     pub save: Option<PathBuf>,

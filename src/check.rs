@@ -13,12 +13,17 @@ use crate::table::{count, heading, table};
 
 /// Reads a model with its settings.
 pub fn model(arguments: &ModelArguments) -> Result<Model, Failure> {
+    let Loaded { files, model } = loaded(arguments)?;
+    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
+}
+
+/// A model, or what is wrong with it, and the files that it is written in.
+pub fn loaded(arguments: &ModelArguments) -> Result<Loaded, Failure> {
     let text = read(&arguments.model)?;
     let name = arguments.model.display().to_string();
     let settings: Vec<Setting> = arguments.set.iter().map(|(name, value)| Setting { name: name.clone(), value: value.clone() }).collect();
     let mut used = |path: &str| std::fs::read_to_string(path).map_err(|error| words(&error));
-    let Loaded { files, model } = load_with(Source { name: &name, text: &text }, &settings, &mut used);
-    model.map_err(|diagnostics| Failure::Told { files, diagnostics })
+    Ok(load_with(Source { name: &name, text: &text }, &settings, &mut used))
 }
 
 /// What `--format json` prints of a model.
@@ -27,6 +32,9 @@ struct Checked {
     model: String,
     /// Numbers in all parameters, those of every instance.
     parameters: u64,
+    /// Those of them that training changes.
+    trained: u64,
+    frozen: u64,
     /// The same of the states that the model declares.
     states: u64,
     repeats: Vec<Repeat>,
@@ -116,6 +124,13 @@ fn parameters(model: &Model) -> u64 {
     numbers(model, |leaf| matches!(leaf, Leaf::Param(_)))
 }
 
+/// The numbers in the parameters that training does not change.
+fn frozen(model: &Model) -> u64 {
+    let graph = &model.graph;
+    let frozen = graph.params().filter(|param| model.train.is_frozen(&graph.value(*param).name));
+    frozen.map(|param| graph.elements(param) * graph.iterations(graph.value(param).within)).sum()
+}
+
 fn states(model: &Model) -> u64 {
     numbers(model, |leaf| matches!(leaf, Leaf::State { .. }))
 }
@@ -131,6 +146,10 @@ fn text(model: &Model, shown: &Shown) -> String {
     let color = shown.colored(std::io::stdout().is_terminal());
     let repeats: Vec<String> = model.graph.loops.iter().map(|repeated| format!("{} × {}", repeated.count, repeated.name)).collect();
     let mut text = heading(&format!("{}: {}", model.name, count(parameters(model), "parameter")), color);
+    let frozen = frozen(model);
+    if frozen > 0 {
+        text += &format!("  trained    {}, {} frozen\n", count(parameters(model) - frozen, "parameter"), count(frozen, "parameter"));
+    }
     if !repeats.is_empty() {
         text += &format!("  repeats    {}\n", repeats.join(", "));
     }
@@ -156,6 +175,8 @@ fn checked(model: &Model, shown: &Shown) -> Checked {
     Checked {
         model: model.name.clone(),
         parameters: parameters(model),
+        trained: parameters(model) - frozen(model),
+        frozen: frozen(model),
         states: states(model),
         repeats: model.graph.loops.iter().map(|repeated| Repeat { name: repeated.name.clone(), count: repeated.count }).collect(),
         operators: classes.iter().map(|(_, n)| n).sum(),

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::id::ValueId;
-use partita_ir::layout::{Layout, Share, Split};
+use partita_ir::layout::{Layout, MeshAxis, Share, Split};
 use partita_ir::program::{Instruction, LeafKind, Program};
-use partita_ir::signature::Choice;
+use partita_ir::signature::{Choice, SizedRule, Whole};
 use partita_planner::cluster::Cluster;
 use partita_planner::estimate::step::model_flops;
 use partita_planner::plan::Plan;
@@ -75,6 +75,9 @@ pub struct Described {
     /// Bytes of the fullest rank by kind of buffer.
     #[serde(default)]
     pub memory_breakdown: BTreeMap<String, u64>,
+    /// Operators that some ranks run as a whole since a factor of theirs cannot be dealt out.
+    #[serde(default)]
+    pub replicated: Vec<Replicated>,
     /// What a person would want to know.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -100,6 +103,15 @@ pub struct Uneven {
     pub over: Vec<String>,
     /// Elements of each piece, in the order of ranks.
     pub pieces: Vec<u64>,
+}
+
+/// An operator with a factor that stays whole.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Replicated {
+    pub operator: String,
+    pub factor: String,
+    /// Why it stays whole, and what would lift that.
+    pub reason: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -214,6 +226,7 @@ pub fn describe(planned: &Planned) -> Described {
         .map(|(kind, seconds)| (kind.to_owned(), seconds))
         .into(),
         memory_breakdown: memory_breakdown(program),
+        replicated: replicated(plan),
         warnings: warnings(plan, cluster, *fits),
         ranks,
         communication: communication.collect(),
@@ -226,7 +239,7 @@ pub fn describe(planned: &Planned) -> Described {
 
 /// FLOP/s of all ranks together, at the plan's precision.
 fn peak(cluster: &Cluster, plan: &Plan) -> f64 {
-    let of = |rank: u64| cluster.device_of(rank).peak(plan.train.precision).0;
+    let of = |rank: u64| cluster.device_of(rank).peak(plan.train.precision.product).0;
     (0..plan.ranks()).map(of).sum::<f64>() * cluster.cores_per_rank().min(1.0)
 }
 
@@ -238,7 +251,7 @@ fn memory_breakdown(program: &Program) -> BTreeMap<String, u64> {
     };
     let parameters = of(&|kind| matches!(kind, LeafKind::Param(_) | LeafKind::State(_)));
     let gradients: u64 = role.gradients.iter().map(|(_, buffer)| role.buffers[*buffer].bytes).sum();
-    let optimizer = of(&|kind| matches!(kind, LeafKind::Moment(_)));
+    let optimizer = of(&|kind| matches!(kind, LeafKind::Moment(_) | LeafKind::Copy { .. }));
     let activations = role.saved_stride * role.in_flight;
     let temporaries = role.arena_bytes.saturating_sub(parameters + gradients + optimizer + activations);
     let parts = [
@@ -263,6 +276,24 @@ fn warnings(plan: &Plan, cluster: &Cluster, fits: bool) -> Vec<String> {
     out
 }
 
+/// The operators that a mesh axis does not split and that have a factor which none can, each with its factors once.
+fn replicated(plan: &Plan) -> Vec<Replicated> {
+    let (graph, mesh) = (&plan.graph, &plan.mesh.mesh);
+    let mut found = BTreeSet::new();
+    for (op, signature) in &plan.layouts.signatures {
+        let whole = |(choice, axis): (&Choice, &MeshAxis)| axis.size > 1 && matches!(choice, Choice::Replicate);
+        let Some(rule) = SizedRule::of(graph, *op).filter(|_| signature.choices.iter().zip(&mesh.axes).any(whole)) else { continue };
+        for (factor, size) in rule.factors.iter().enumerate() {
+            if let Some(reason) = rule.whole(factor).filter(|reason| *size > 1 && *reason != Whole::Component) {
+                let name = |axis| graph.axis(axis).name.clone();
+                let (operator, factor) = (graph.value(graph.op(*op).result()).name.clone(), name(rule.rule.factors[factor]));
+                found.insert(Replicated { operator, factor, reason: reason.to_string() });
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// The axes that some operator deals out in pieces of different sizes, each once.
 fn uneven(plan: &Plan) -> Vec<Uneven> {
     let (graph, mesh) = (&plan.graph, &plan.mesh.mesh);
@@ -276,7 +307,7 @@ fn uneven(plan: &Plan) -> Vec<Uneven> {
             for &at in signature.order.iter().filter(|at| !mesh.axes[**at].time) {
                 match signature.choices[at] {
                     Choice::Split { factor: split, partition } if split == factor => {
-                        layout.0[at] = Share::Split(Split { dim: 0, size, inner: 1, depth: over.len(), partition });
+                        layout.0[at] = Share::Split(Split::new(0, size, 1, over.len(), partition));
                         over.push(at);
                     }
                     _ => {}

@@ -71,7 +71,9 @@ fn role_text(program: &Program, role: &Role) -> String {
             of(&|one| matches!(one, Instruction::Box { boxing, .. } if !program.boxings[*boxing].step.kind.is_local())),
             of(&|one| matches!(one, Instruction::Box { boxing, .. } if program.boxings[*boxing].step.kind.is_local())),
             of(&|one| matches!(one, Instruction::Send { .. } | Instruction::Receive { .. })),
-            of(&|one| matches!(one, Instruction::Copy { .. } | Instruction::Load { .. })),
+            of(&|one| {
+                matches!(one, Instruction::Copy { .. } | Instruction::Take { .. } | Instruction::Put { .. } | Instruction::Load { .. })
+            }),
         ]
     });
     out += &table(&["phase", ">matrix products", ">other kernels", ">collectives", ">local boxings", ">messages", ">copies, loads"], rows);

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use partita_frontend::Diagnostic;
-use partita_ir::dtype::DType;
 use partita_ir::graph::Span;
 use partita_ir::program::Program;
 use partita_planner::cluster::{Cluster, ClusterError};
@@ -17,8 +16,8 @@ use partita_planner::stages::CutError;
 use partita_planner::units::Bytes;
 use partita_runtime::run::work::works;
 
-use crate::arguments::{Format, PlanArguments, PlanningArguments, Shown};
-use crate::check::model;
+use crate::arguments::{Format, ModelArguments, PlanArguments, PlanningArguments, Shown};
+use crate::check::{loaded, model};
 use crate::described::{describe, json};
 use crate::estimated::Estimated;
 use crate::failure::{Failure, note, print, read, write};
@@ -48,7 +47,8 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
         program.roles.iter().map(|role| role.arena_bytes).max().unwrap_or(0)
     };
     let started = std::time::Instant::now();
-    let (mut plan, others) = search::search(&given, &cluster, &pins, &memory).map_err(|error| no_plan(error, &cluster))?;
+    let (mut plan, others) =
+        search::search(&given, &cluster, &pins, &memory).map_err(|error| no_plan_of(&arguments.model, error, &cluster))?;
     let violations = partita_planner::verify::verify(&plan, &pins);
     assert!(violations.is_empty(), "the search gives plans that satisfy their pins: {violations:?}");
     let mut program = partita_codegen::compile(&plan, &cluster);
@@ -65,7 +65,7 @@ pub fn planned(arguments: &PlanningArguments, shown: &Shown) -> Result<Planned, 
 
 /// Puts in what the curves of the cluster say of the compiled program, if it has any, and gives what the search took the step for.
 fn priced(plan: &mut Plan, program: &mut Program, cluster: &Cluster) -> Option<f64> {
-    if cluster.device.curves.is_empty() || !matches!(program.precision, DType::F32 | DType::F64) {
+    if cluster.device.curves.is_empty() || !program.precision.is_held() {
         return None;
     }
     let acts = works(program).expect("a legal program can be prepared");
@@ -114,6 +114,19 @@ fn bad_pin(error: PinError) -> Failure {
     Failure::told(error.code(), &error, Some(error.help()))
 }
 
+/// Why there is no plan of a model, at the line of it that is the reason where there is one.
+fn no_plan_of(model: &ModelArguments, error: SearchError, cluster: &Cluster) -> Failure {
+    let span = if let SearchError::Coupled { span, .. } = &error { *span } else { None };
+    let mut failure = no_plan(error, cluster);
+    if let (Failure::Told { files, diagnostics }, Some(span)) = (&mut failure, span)
+        && let Ok(loaded) = loaded(model)
+    {
+        *files = loaded.files;
+        diagnostics.iter_mut().for_each(|diagnostic| diagnostic.labels.push((span, "over the samples of a micro-batch".to_owned())));
+    }
+    failure
+}
+
 /// Why there is no plan, and what would give one.
 pub fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
     match error {
@@ -148,6 +161,11 @@ pub fn no_plan(error: SearchError, cluster: &Cluster) -> Failure {
             let help = "leave `tp`, `cp` or `sp` open, or allow uneven splits by leaving out `--even`".to_owned();
             Failure::told("partita::plan::no_layout", layout, Some(help))
         }
+        SearchError::Coupled { .. } => Failure::told(
+            "partita::plan::coupled",
+            error,
+            Some("leave `mbs` open, or pin it to the samples of a data-parallel rank".to_owned()),
+        ),
         SearchError::Step(step) => Failure::told("partita::plan::not_trainable", step, None),
     }
 }
@@ -158,7 +176,7 @@ fn estimated(arguments: &PlanArguments, cluster: &Cluster, shown: &Shown) -> Res
     let pins = pins(&arguments.planning)?;
     let stack = Stack::named(&arguments.stack).expect("the command line takes known stacks only");
     let given = search::Model { name: &model.name, graph: &model.graph, train: model.train, settings: &model.settings };
-    let picked = choose(&given, cluster, &stack, &pins).map_err(|error| no_plan(error, cluster))?;
+    let picked = choose(&given, cluster, &stack, &pins).map_err(|error| no_plan_of(&arguments.planning.model, error, cluster))?;
     let plan = Estimated::new(&given, cluster, &stack, &picked);
     if let Some(path) = &arguments.output {
         write(path, plan.json().as_bytes())?;

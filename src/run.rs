@@ -64,6 +64,7 @@ pub fn run(arguments: &RunArguments, shown: &Shown) -> Result<(), Failure> {
         seed: arguments.seed,
         threads: arguments.threads.map(|threads| threads as usize),
         init: arguments.init.clone(),
+        init_partial: arguments.init_partial,
         save: arguments.save.clone(),
         gradients: arguments.gradients.clone(),
         checkpoint: arguments.checkpoint.clone(),
@@ -242,6 +243,10 @@ fn line(report: &StepReport) -> String {
         let width = name.chars().count().max(TERM);
         out += &format!("  {value:>width$.4}");
     }
+    if report.skipped {
+        out += "  skipped: overflow";
+        out.extend(report.loss_scale.map(|scale| format!(" at scale {scale}")));
+    }
     out + "\n"
 }
 
@@ -263,6 +268,9 @@ fn ending(finished: &Finished, arguments: &RunArguments, shown: &Shown) -> Strin
     let mut line = |name: &str, text: String| out += &format!("{name:<8}{text}\n");
     if let Some((first, last)) = finished.losses {
         line("loss", format!("{first:.4} to {last:.4} in {}", count(finished.steps, "step")));
+    }
+    if summary.skipped_steps > 0 {
+        line("skipped", format!("{}, in which a gradient overflowed", count(summary.skipped_steps, "step")));
     }
     if let Some(measured) = finished.measured_seconds {
         let predicted = finished.predicted_seconds;

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use partita_planner::units::{Bytes, Seconds};
 
 use crate::arguments::Shown;
-use crate::described::{Communication, Described, LayoutLine, Uneven};
+use crate::described::{Communication, Described, LayoutLine, Replicated, Uneven};
 use crate::table::{count, grouped, heading, ranges, table};
 
 /// Rows of a table that are shown without `-v`.
@@ -46,6 +46,9 @@ fn summary(plan: &Described, color: bool) -> String {
     }
     if plan.micro_batches > 1 {
         line("batch", format!("{} micro-batches of {} a data rank", plan.micro_batches, count(plan.degrees["mbs"], "sequence")));
+    }
+    for (n, Replicated { operator, factor, reason }) in plan.replicated.iter().enumerate() {
+        line(if n == 0 { "whole" } else { "" }, format!("`{operator}` is not split along `{factor}`: {reason}"));
     }
     for (n, uneven) in plan.uneven.iter().enumerate() {
         line(if n == 0 { "uneven" } else { "" }, pieces(uneven));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::boxing::StepKind;
-use partita_ir::graph::{Carried, Def, Graph, Kind, Leaf, PhaseKind, Repeat};
+use partita_ir::graph::{Carried, Def, Graph, Init, Kind, Leaf, PhaseKind, Repeat, Slice};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
 use partita_ir::program::{BoxingSpec, Buffer, BufferId, Instruction, KernelSpec, LeafKind, LeafSpec, Region, Section};
@@ -41,21 +41,26 @@ pub struct Shared<'a> {
     channels: BTreeMap<(Instance, u64, u64, PhaseKind), u64>,
     /// Shared copies by value and phase.
     copies: BTreeMap<(ValueId, PhaseKind), Layout>,
-    /// For each repeat's values: the repeat.
+    /// For each repeat's carried values: the repeat.
     carried_by: BTreeMap<ValueId, (OpId, usize)>,
+    /// Entries that a repeat takes, and tensors that it collects: with its loop.
+    taken: BTreeMap<ValueId, (Slice, LoopId)>,
+    collected: BTreeMap<ValueId, (Slice, LoopId)>,
 }
 
 impl<'a> Shared<'a> {
     /// Prepares to emit a plan.
     pub fn new(plan: &'a Plan, cluster: &'a Cluster, lowered: Vec<Lowered>) -> Self {
         let graph = &plan.graph;
-        let mut carried_by = BTreeMap::new();
+        let (mut carried_by, mut taken, mut collected) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (index, op) in graph.ops.iter().enumerate() {
             if let Kind::Repeat(repeat) = &op.kind {
                 for (n, (carried, result)) in repeat.carried.iter().zip(&op.results).enumerate() {
                     carried_by.insert(carried.arg, (OpId::new(index), n));
                     carried_by.insert(*result, (OpId::new(index), n));
                 }
+                taken.extend(repeat.taken.iter().map(|slice| (slice.each, (*slice, repeat.over))));
+                collected.extend(repeat.collected.iter().map(|slice| (slice.whole, (*slice, repeat.over))));
             }
         }
         Self {
@@ -69,6 +74,8 @@ impl<'a> Shared<'a> {
             channels: BTreeMap::new(),
             copies: plan.layouts.copies.iter().map(|(value, phase, layout)| ((*value, *phase), layout.clone())).collect(),
             carried_by,
+            taken,
+            collected,
         }
     }
 
@@ -118,11 +125,15 @@ impl<'a> Shared<'a> {
             return Some(self.home(source).unwrap_or_else(|| self.carried_home(instance)));
         }
         let (value, iteration) = instance;
+        // a scan is not cut
+        if let Some((_, over)) = self.taken.get(&value).or_else(|| self.collected.get(&value)) {
+            return Some(self.plan.cut.of(*over, 0));
+        }
         match &self.graph().value(value).def {
             Def::Leaf(Leaf::Accumulated(from)) => self.home((*from, iteration)),
             Def::Leaf(_) => self.homes.leaves.get(&instance).copied(),
             Def::Result(op, _) => self.homes.ops.get(&(*op, iteration)).copied().flatten(),
-            Def::Carried(..) => unreachable!("carried values have a source"),
+            Def::Carried(..) | Def::Taken(..) => unreachable!("values of a repeat have a source"),
         }
     }
 
@@ -145,7 +156,7 @@ impl<'a> Shared<'a> {
             order: lowered.order.clone(),
             operands: lowered.operands.iter().map(|(value, _)| graph.value(*value).ty.dtype).collect(),
             shapes: lowered.operands.iter().map(|(value, _)| graph.shape(*value)).collect(),
-            compute: graph.value(lowered.result).ty.dtype,
+            result: graph.value(lowered.result).ty.dtype,
             gemm: lowered.gemm,
         };
         self.kernels.push(spec);
@@ -174,11 +185,13 @@ impl<'a> Shared<'a> {
                     // what enters the repeat is boxed by the stage that made it
                     events.extend(repeat.carried.iter().map(|carried| Event::HandOn((carried.arg, at(0)))));
                     for n in 0..count {
+                        events.extend(repeat.taken.iter().map(|slice| Event::Take((slice.each, at(n)))));
                         events.extend(repeat.body.iter().map(|inner| Event::Op((*inner, at(n)))));
                         // what the iteration hands on is boxed by the stage that made it
                         for (carried, result) in repeat.carried.iter().zip(&graph.op(op).results) {
                             events.push(Event::HandOn(if n + 1 < count { (carried.arg, at(n + 1)) } else { (*result, 0) }));
                         }
+                        events.extend(repeat.collected.iter().map(|slice| Event::Put(slice.whole, at(n))));
                     }
                 }
             }
@@ -194,6 +207,8 @@ impl<'a> Shared<'a> {
                 None => Vec::new(),
             },
             Event::HandOn(instance) => self.carried_source(instance).map(|(source, _)| source).into_iter().collect(),
+            Event::Take((each, _)) => vec![(self.taken[&each].0.whole, 0)],
+            Event::Put(whole, iteration) => vec![self.at(self.collected[&whole].0.each, iteration)],
         }
     }
 
@@ -205,7 +220,8 @@ impl<'a> Shared<'a> {
     fn event_home(&self, event: Event) -> Option<u64> {
         match event {
             Event::Op((op, iteration)) => self.homes.ops.get(&(op, iteration)).copied().flatten(),
-            Event::HandOn(instance) => self.home(instance),
+            Event::HandOn(instance) | Event::Take(instance) => self.home(instance),
+            Event::Put(whole, _) => self.home((whole, 0)),
         }
     }
 
@@ -264,6 +280,10 @@ pub enum Event {
     Op((OpId, u64)),
     /// The boxing of what an iteration carries on.
     HandOn(Instance),
+    /// The entry of a tensor that an iteration takes.
+    Take(Instance),
+    /// What an iteration adds to a tensor that its repeat collects.
+    Put(ValueId, u64),
 }
 
 /// The instructions of one stage as they grow.
@@ -279,6 +299,8 @@ pub struct Stage<'s, 'a> {
     /// What is held, by instance: in its own layout for all phases, in others for one.
     own: BTreeMap<Instance, BufferId>,
     boxed: BTreeMap<Instance, Vec<(Layout, BufferId)>>,
+    /// How many entries of what a repeat collects are not there yet.
+    missing: BTreeMap<ValueId, u64>,
     phase: PhaseKind,
     out: Vec<Instruction>,
     incoming: BTreeSet<(Instance, u64, PhaseKind)>,
@@ -305,6 +327,7 @@ impl<'s, 'a> Stage<'s, 'a> {
             sections: Vec::new(),
             own: BTreeMap::new(),
             boxed: BTreeMap::new(),
+            missing: BTreeMap::new(),
             phase: PhaseKind::Count,
             out: Vec::new(),
             incoming,
@@ -365,6 +388,8 @@ impl<'s, 'a> Stage<'s, 'a> {
                                 self.accumulate(instance);
                             }
                         }
+                        Event::Take(instance) => drop(self.own(instance)),
+                        Event::Put(whole, iteration) => self.put(whole, iteration),
                     }
                 }
             }
@@ -409,6 +434,27 @@ impl<'s, 'a> Stage<'s, 'a> {
         self.out.push(Instruction::Kernel { kernel, iteration, operands, result, accumulate: false });
         self.own.insert(instance, result);
         result
+    }
+
+    /// Puts the value of an iteration in its place in what the repeat collects; when all are there, that is sent.
+    fn put(&mut self, whole: ValueId, iteration: u64) {
+        let (slice, over) = self.shared.collected[&whole];
+        let layout = self.shared.plan.layouts.rest[&whole].clone();
+        let entry = layout.entry().expect("every rank has the first dimension of what is collected whole");
+        let from = self.obtain(self.shared.at(slice.each, iteration), &entry);
+        let instance = (whole, 0);
+        let to = match self.own.get(&instance) {
+            Some(held) => *held,
+            None => self.buffer(self.name(instance), whole, layout, Region::Passing),
+        };
+        self.own.insert(instance, to);
+        self.out.push(Instruction::Put { from, to, at: iteration });
+        let missing = self.missing.entry(whole).or_insert_with(|| self.shared.plan.graph.iterations(Some(over)));
+        *missing -= 1;
+        if *missing == 0 {
+            self.send(instance);
+            self.accumulate(instance);
+        }
     }
 
     fn send(&mut self, instance: Instance) {
@@ -537,6 +583,14 @@ impl<'s, 'a> Stage<'s, 'a> {
             self.own.insert(instance, buffer);
             return buffer;
         }
+        if let Some((slice, _)) = self.shared.taken.get(&value).copied() {
+            let layout = self.shared.plan.layouts.rest[&value].clone();
+            let from = self.obtain((slice.whole, 0), &layout.stacked());
+            let to = self.buffer(self.name(instance), value, layout, Region::Passing);
+            self.out.push(Instruction::Take { from, to, at: iteration });
+            self.own.insert(instance, to);
+            return to;
+        }
         if let Some((source, layout)) = self.shared.carried_source(instance) {
             let buffer = self.obtain(source, &layout);
             self.own.insert(instance, buffer);
@@ -561,8 +615,13 @@ impl<'s, 'a> Stage<'s, 'a> {
             }
             Leaf::Accumulated(_) => self.buffer(name, value, layout, Region::Lasting),
             Leaf::Param(init) => self.rest(instance, name, layout, LeafKind::Param(init)),
+            Leaf::State { init: Init::Copy, of: Some(of), .. } => {
+                let (init, drawn_by) = graph.begins(of).expect("a state goes with a parameter");
+                self.rest(instance, name, layout, LeafKind::Copy { init, of: graph.instance_name(drawn_by, iteration) })
+            }
             Leaf::State { init, of: None, .. } => self.rest(instance, name, layout, LeafKind::State(init)),
             Leaf::State { init, of: Some(_), .. } => self.rest(instance, name, layout, LeafKind::Moment(init)),
+            Leaf::Progress(begin) => self.rest(instance, name, layout, LeafKind::Moment(Init::Constant(begin))),
             Leaf::Supplied(_) => self.rest(instance, name, layout, LeafKind::StepNumber),
         };
         self.own.insert(instance, buffer);

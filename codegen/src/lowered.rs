@@ -87,6 +87,8 @@ fn other_readings(graph: &Graph) -> Vec<ValueId> {
     for op in &graph.ops {
         if let Kind::Repeat(repeat) = &op.kind {
             values.extend(repeat.carried.iter().flat_map(|carried| [carried.init, carried.next]));
+            values.extend(repeat.taken.iter().map(|slice| slice.whole));
+            values.extend(repeat.collected.iter().map(|slice| slice.each));
         }
     }
     for leaf in graph.leaves(|_| true) {

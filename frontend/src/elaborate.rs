@@ -15,10 +15,12 @@ mod moves;
 mod op;
 mod order;
 mod parts;
+mod scan;
 mod scope;
 mod state;
 mod statement;
 mod unroll;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +94,8 @@ struct Elaborator<'a> {
     paths: BTreeSet<String>,
     /// Names of weights and inputs that are taken.
     leaves: BTreeSet<String>,
+    /// The axis of the scan whose body is being read.
+    scanned: Option<AxisId>,
     depth: u32,
     work: u32,
     terms: Terms,
@@ -103,7 +107,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         settings,
         section,
         diagnostics,
-        builder: Builder::new(name, section.train.precision),
+        builder: Builder::new(name, section.train.precision.accumulate),
         axes: BTreeMap::new(),
         axis_names: BTreeMap::new(),
         blocks: Vec::new(),
@@ -113,6 +117,7 @@ pub(crate) fn elaborate(file: &File, name: &str, settings: &Settings, section: &
         frames: vec![Frame::default()],
         paths: BTreeSet::new(),
         leaves: BTreeSet::new(),
+        scanned: None,
         depth: 0,
         work: 0,
         terms: Terms::default(),
@@ -152,6 +157,11 @@ impl<'a> Elaborator<'a> {
     }
 
     fn declare_block(&mut self, block: &'a Block) {
+        for (position, axis) in block.axes.iter().enumerate() {
+            if let Some(first) = block.axes[..position].iter().find(|known| known.text == axis.text) {
+                self.diagnostics.push(twice("axes of a block", &axis.text, axis.span, first.span));
+            }
+        }
         if self.callable_name(&block.name) {
             self.block_names.insert(&block.name.text, self.blocks.len());
             self.blocks.push(BlockEntry { block, seen: false });

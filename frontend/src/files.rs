@@ -65,8 +65,10 @@ impl<'r, 'd> Reader<'r, 'd> {
     /// The statements of a file that is used: nothing if they are here already.
     fn used(&mut self, path: &Name, chain: &mut Vec<String>) -> Vec<Statement> {
         let here = chain.last().expect("a file uses another");
-        let folder = here.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let full = if path.text.starts_with('/') { plain(&path.text) } else { plain(&format!("{folder}/{}", path.text)) };
+        let full = match here.rsplit_once('/') {
+            Some((folder, _)) if !path.text.starts_with('/') => plain(&format!("{folder}/{}", path.text)),
+            _ => plain(&path.text),
+        };
         if let Some(first) = chain.iter().position(|known| *known == full) {
             let way: Vec<&str> = chain[first..].iter().chain([&full]).map(String::as_str).collect();
             self.diagnostics.push(

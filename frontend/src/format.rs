@@ -7,7 +7,7 @@
 //! - one space around operators, `=`, `:`, `->` and `..`, and behind commas; none inside brackets and before the brackets of a
 //!   call;
 //! - a line of code is at most [`WIDEST`] characters long where a bracket can be broken ([`breaking`]);
-//! - `=` of neighbouring `set` lines, `:` of `axis` and of `input` lines, and comments behind neighbouring lines stand in columns
+//! - `=` of neighbouring `set` or `let` lines, `:` of `axis` and of `input` lines, and comments behind neighbouring lines stand in columns
 //!   ([`columns`]);
 //! - a comment stays on its own line or behind its code, and its words as they are; blank lines stay, one in a row, but not
 //!   at the ends of a body or of the file.

@@ -31,7 +31,8 @@
 //!
 //! # The language
 //!
-//! A line is a statement; it goes on where a bracket is open. `#` begins a comment. Dimensions are matched by the names of
+//! A line is a statement; it goes on where a bracket is open. `#` begins a comment; `##` lines right above a declaration are
+//! what [`Model::docs`] says of it. Dimensions are matched by the names of
 //! their axes, never by position.
 //!
 //! | statement | meaning |
@@ -40,6 +41,9 @@
 //! | `set ffn = 4 * hidden` | a number with a default, which `--set` replaces; later lines may use it |
 //! | `set bias = true` | a switch: true or false |
 //! | `set activation = gelu \| relu` | a switch: one of these words, the first by default |
+//! | `let wide = 4 * hidden` | what is known when the model is compiled and not set: a number, a truth or a word; also in bodies |
+//! | `use "blocks.partita"` | the blocks and operators of another file, its path relative to this one; each file once |
+//! | `assert hidden > heads, "{hidden} is too small"` | a mistake, told in these words, where the condition does not hold |
 //! | `axis seq : seq` | an axis with the size of the setting of its name, and a role: batch, seq, head, vocab, expert |
 //! | `axis head_dim = hidden / heads` | an axis with a size of its own |
 //! | `input tokens[batch, seq] : tokens` | integers of the batch: `tokens`, or `next_tokens` one position further; `documents(separator)` numbers documents, `masked_tokens(mask)` and `masked_targets` are those of BERT |
@@ -49,12 +53,15 @@
 //! | `update mean = 0.9 * mean + 0.1 * mean[batch, seq](x)` | what a state becomes at the end of a step: the value that the whole batch gives, whatever the micro-batches. Elsewhere a state is what the step began with |
 //! | `op swiglu(a[.., i], b[.., i]) -> [.., i] = silu(a) * b` | an operator: letters stand for axes by position, `..` for any others |
 //! | `op dot(a[m, k], b[k, n]) -> [m, n], sum k = a * b` | one that folds `k`; `: norm` before the `=` gives it a class |
+//! | `op rounded(a[.., i]) -> [.., i] = floor(a) { derivative a = 1 }` | one whose derivative by `a` is not that of its expression |
 //! | `block layer(x[batch, hidden], rate) { ... return x }` | a body with names of its own, written out at each call; it sees settings, axes, its arguments and blocks above it |
 //! | `x = expression` | names may be assigned again |
 //! | `repeat layers { x = layer(x) }` | what the body assigns and what existed before is carried on; weights exist once an iteration, as `layer.3.wq`; `as name` names the loop |
+//! | `for stage in 0 .. 4 { ... }` | the body written out for each number, or each item of `[64, 128]` or `[near, far]`; it may declare axes; weights and axes of a round are named as `stage.2.w` |
+//! | `scan seq (h[batch, hidden] = 0) { h = tanh(x + h); emit y[batch, seq, hidden] = h }` | a body for each entry of an axis, in order, or `scan seq reversed`: it reads the entries of tensors from outside that have the axis, without it; the head is carried on and its last values are there behind the scan; what is emitted has the axis again; weights exist once |
 //! | `if tied { head = wte } else { weight head[hidden, vocab] = zeros }` | the branch of a condition, chosen when the model is compiled; `else if` for more |
 //! | `loss cross_entropy[vocab](logits, targets)` | what training makes small, once; or `loss mean[batch, ...](error)` over all axes |
-//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision` |
+//! | `train { ... }` | `optimizer adamw(...)` or `sgd(...)`, `lr`, `schedule constant`, `cosine(...)` or `linear(...)`, `clip`, `batch`, `precision = bf16` or `bf16(moments = bf16)`, `loss_scale dynamic(...)`, a number or `none`; `for "gain*", "bias*" { decay = 0 }` with `frozen`, `lr_factor`, `decay` and `optimizer` for the weights that a pattern fits |
 //!
 //! Expressions have `+ - * /`, comparisons (1 or 0), numbers, settings, sizes of axes by their names, `index[axis]`, and the
 //! calls of the [operator table](operators::TABLE). A result has the axes of the operand that has them all, else those of
@@ -68,6 +75,9 @@
 //!
 //! Brackets with an arrow behind a tensor move its elements: `k[seq -> past]` renames an axis (of integers too, where they are compared), `x[hidden -> heads * head_dim]`
 //! splits one, `x[heads * head_dim -> hidden]` merges neighbours, `x[seq = 0 .. 4 -> short]` cuts.
+//!
+//! A `for` is written out when the model is compiled. Names and axes that existed before it keep what the last round gave them, so
+//! that an axis may be declared again and each round reads what the one before gave; others end with their round.
 //!
 //! # The crate
 //!
@@ -83,6 +93,7 @@ mod elaborate;
 mod evaluate;
 mod files;
 mod format;
+mod groups;
 mod lexer;
 pub mod operators;
 mod parse;
@@ -189,11 +200,11 @@ fn checked(file: &File, settings: &[Setting], mut diagnostics: Diagnostics) -> R
     if diagnostics.is_empty() {
         settings.report_unused(file, &mut diagnostics);
     }
+    let mut train = section.train.clone();
     if diagnostics.is_empty() {
-        Ok(Model { name, graph, train: section.train, settings: values, docs: Vec::new() })
-    } else {
-        Err(diagnostics.sorted())
+        train.groups = groups::groups(&section.groups, &train, &graph, file, &mut diagnostics);
     }
+    if diagnostics.is_empty() { Ok(Model { name, graph, train, settings: values, docs: Vec::new() }) } else { Err(diagnostics.sorted()) }
 }
 
 /// A report of a file that is too large to be one of a model.

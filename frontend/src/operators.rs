@@ -37,6 +37,8 @@ pub enum Axes {
     Some,
     /// Any number, the result's axes.
     Result,
+    /// One axis or more seen through windows.
+    Windows,
     /// An axis and the one that takes its place: `[axis -> wider]`.
     Arrow,
     /// The axis of the whole, perhaps behind those of the parts: `[whole]`, `[part, ... -> whole]`.
@@ -112,6 +114,10 @@ pub enum Form {
     Fold(Reduce),
     /// The sum over the number of elements.
     Mean,
+    /// A convolution.
+    Conv,
+    /// The largest, or the mean, of what windows see.
+    Pool(Pool),
     /// Rows of a table.
     Gather,
     /// Tensors one behind the other.
@@ -148,6 +154,15 @@ pub enum Form {
     Scatter,
     /// Multiplicative noise.
     Jitter,
+}
+
+/// What a pooling makes of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// The largest.
+    Max,
+    /// The mean.
+    Mean,
 }
 
 /// `a - b floor(a / b)`
@@ -187,6 +202,13 @@ const fn function(name: &'static str, function: fn(Formula) -> Formula, doc: &'s
 }
 const fn fold(name: &'static str, form: Form, doc: &'static str) -> Operator {
     Operator { name, axes: Axes::Some, arguments: X, options: &[], form, doc }
+}
+
+const STRIDE: OptionRow = number("stride", 1.0, "elements from one window to the next, along every axis");
+const PAD: OptionRow = number("pad", 0.0, "elements that the first and the last window reach beyond an axis");
+const DILATION: OptionRow = number("dilation", 1.0, "elements from one place of a window to the next");
+const fn pool(name: &'static str, pool: Pool, doc: &'static str) -> Operator {
+    Operator { name, axes: Axes::Windows, arguments: X, options: &[STRIDE, PAD, DILATION], form: Form::Pool(pool), doc }
 }
 
 /// The table: elementwise functions first, then operators with axes.
@@ -271,6 +293,21 @@ pub const TABLE: &[Operator] = &[
         form: Form::RmsNorm,
         doc: "root mean square 1 along an axis; the gain is the model's own",
     },
+    Operator {
+        name: "conv",
+        axes: Axes::Windows,
+        arguments: &[tensor("x"), tensor("weight")],
+        options: &[
+            STRIDE,
+            PAD,
+            DILATION,
+            OptionRow { name: "groups", default: OptionDefault::Axis, doc: "axis of both that is not summed over" },
+        ],
+        form: Form::Conv,
+        doc: "product with a weight over each window, zeros outside, summed over the windows' places and the axes that x and the weight share; the weight's other axes take their place",
+    },
+    pool("max_pool", Pool::Max, "largest element that each window sees"),
+    pool("mean_pool", Pool::Mean, "mean over the places of each window, zeros outside"),
     Operator {
         name: "gather",
         axes: Axes::Exactly(&["axis"]),
@@ -396,10 +433,11 @@ pub const TABLE: &[Operator] = &[
                 default: OptionDefault::Element(1.0),
                 doc: "where it is 0 a score counts as -inf: an expression over axes of the query and `past`; a row that is hidden whole gives 0",
             },
+            number("scale", 0.0, "of query · key; unless it is given, 1 / sqrt(dim)"),
             number("softcap", 0.0, "scaled scores become softcap · tanh(score / softcap), unless it is 0"),
         ],
         form: Form::Attention,
-        doc: "softmax(query · key / sqrt(dim) + bias) over past where mask, times value",
+        doc: "softmax(scale · query · key + bias) over past where mask, times value",
     },
     Operator {
         name: "cross_entropy",
@@ -436,6 +474,7 @@ impl Operator {
             Axes::Exactly(parts) => format!("[{}]", parts.join(", ")),
             Axes::Some => "[axis, ...]".to_owned(),
             Axes::Result => "[result axes ...]".to_owned(),
+            Axes::Windows => "[axis -> result axis over window axis, ...]".to_owned(),
             Axes::Arrow => "[axis -> wider]".to_owned(),
             Axes::Whole => "[whole]".to_owned(),
         };

@@ -12,9 +12,9 @@ use crate::lexer::Token;
 use crate::syntax::{File, Name, join};
 
 /// Words that begin a statement or belong to one, and so name nothing else.
-pub(crate) const RESERVED: [&str; 26] = [
+pub(crate) const RESERVED: [&str; 28] = [
     "model", "set", "axis", "input", "weight", "state", "update", "block", "op", "repeat", "as", "return", "loss", "train", "none", "if",
-    "else", "true", "false", "not", "and", "or", "let", "for", "assert", "use",
+    "else", "true", "false", "not", "and", "or", "let", "for", "assert", "use", "scan", "emit",
 ];
 
 /// A diagnostic was pushed; the statement cannot go on.

@@ -113,6 +113,8 @@ pub(crate) struct Settings {
     rows: Vec<Row>,
     /// Settings further down than the one that is being read.
     later: Vec<(String, Span)>,
+    /// Where `let` lines name something.
+    lets: Vec<Span>,
 }
 
 impl Settings {
@@ -126,8 +128,12 @@ impl Settings {
                 _ => None,
             })
         };
-        let mut settings = Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect() };
+        let mut settings =
+            Self { rows: Vec::new(), later: lines().map(|(name, _)| (name.text.clone(), name.span)).collect(), lets: Vec::new() };
         for (name, line) in lines() {
+            if matches!(line, Line::Let(_)) {
+                settings.lets.push(name.span);
+            }
             if settings.rows.len() >= MOST_SETTINGS {
                 diagnostics.push(
                     Diagnostic::new("partita::name::too_many", format!("a model has at most {MOST_SETTINGS} settings"))
@@ -210,6 +216,11 @@ impl Settings {
     /// Whether a setting of this name chooses between branches: it is no number, and a tensor may share its name.
     pub(crate) fn is_switch(&self, name: &str) -> bool {
         self.row(name).is_some_and(|row| !matches!(row.value, Some(Known::Number(_))))
+    }
+
+    /// Whether the `let` line that names something here was read with the settings.
+    pub(crate) fn has_let(&self, name: Span) -> bool {
+        self.lets.contains(&name)
     }
 
     /// Where a setting is defined.

@@ -45,7 +45,7 @@ pub(crate) enum StatementKind {
     Weight { name: Name, axes: Vec<Name>, init: Name, value: Option<Expr>, condition: Option<Expr>, trained: bool },
     /// `update mean = 0.9 * mean + 0.1 * batch_mean`
     Update { name: Name, value: Expr },
-    /// `block layer(x[batch, hidden], rate) { ... }`
+    /// `block layer(x[batch, hidden], rate) { ... }`, `block narrow[wide, small](x[batch, wide]) { ... }`
     Block(Block),
     /// `op scale(a[.., i], factor) -> [.., i] = a * factor`
     Op(Op),
@@ -55,6 +55,10 @@ pub(crate) enum StatementKind {
     Repeat { count: Expr, name: Option<Name>, body: Vec<Statement> },
     /// `for stage in 0 .. stages { ... }`
     For { name: Name, over: Over, body: Vec<Statement> },
+    /// `scan seq (h[batch, hidden] = 0) { ... }`
+    Scan(Scan),
+    /// `emit y[batch, seq, hidden] = h`
+    Emit { name: Name, axes: Vec<Name>, value: Expr },
     /// `if tied { ... } else { ... }`; behind an `else if` stands one such statement.
     If { condition: Expr, then: Vec<Statement>, otherwise: Vec<Statement> },
     /// `return x`
@@ -62,9 +66,20 @@ pub(crate) enum StatementKind {
     /// `loss cross_entropy[vocab](logits, targets)`, `loss balance = 0.01 * mean[batch](uneven)`
     Loss { name: Option<Name>, value: Expr },
     /// `train { ... }`
-    Train(Vec<Entry>),
+    Train(TrainSection),
     /// What could not be read, and the name that it was to define.
     Broken { defines: Defines, name: Name },
+}
+
+/// A body for each entry of an axis.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub axis: Name,
+    /// Whether it begins with the last entry.
+    pub reversed: bool,
+    /// What is handed from entry to entry: its axes and what it begins with.
+    pub carried: Vec<(Name, Vec<Name>, Expr)>,
+    pub body: Vec<Statement>,
 }
 
 /// The default of a setting.
@@ -87,6 +102,8 @@ pub(crate) enum Defines {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub name: Name,
+    /// Names that stand for axes of a call.
+    pub axes: Vec<Name>,
     pub parameters: Vec<Parameter>,
     pub body: Vec<Statement>,
 }
@@ -143,6 +160,21 @@ pub(crate) enum Said {
     Text(String),
     /// `{hidden / heads}`
     Value(Expr),
+}
+
+/// The `train` section, or what it says of some weights.
+#[derive(Debug)]
+pub(crate) struct TrainSection {
+    pub entries: Vec<Entry>,
+    pub groups: Vec<TrainGroup>,
+}
+
+/// `for "gain*", "bias*" { decay = 0 }`
+#[derive(Debug)]
+pub(crate) struct TrainGroup {
+    pub patterns: Vec<Name>,
+    pub section: TrainSection,
+    pub span: Span,
 }
 
 /// An entry of the `train` section.
@@ -237,10 +269,21 @@ impl BinaryOp {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub name: Name,
+    /// The axes in its brackets, if it has brackets.
     pub axes: Option<Vec<Name>>,
     /// How many of the axes stand before a `->`.
     pub arrow: Option<usize>,
+    /// `[height -> rows over kh, width over kw]`
+    pub windows: Vec<Window>,
     pub arguments: Vec<Argument>,
+}
+
+/// An axis seen through a window, and what becomes of it: without an arrow, itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub axis: Name,
+    pub out: Name,
+    pub taps: Name,
 }
 
 /// `x` or `dropout = 0.1` in the parentheses of a call.
@@ -275,6 +318,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             | StatementKind::Let { value: expr, .. }
             | StatementKind::Assign { value: expr, .. }
             | StatementKind::Update { value: expr, .. }
+            | StatementKind::Emit { value: expr, .. }
             | StatementKind::Return(expr)
             | StatementKind::Loss { value: expr, .. } => visit(expr),
             StatementKind::Input { token, .. } => token.iter().for_each(&mut *visit),
@@ -297,6 +341,10 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                 expressions(body, visit);
             }
             StatementKind::Block(block) => expressions(&block.body, visit),
+            StatementKind::Scan(scan) => {
+                scan.carried.iter().for_each(|(.., first)| visit(first));
+                expressions(&scan.body, visit);
+            }
             StatementKind::Repeat { count, body, .. } => {
                 visit(count);
                 expressions(body, visit);
@@ -306,17 +354,20 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
                 expressions(then, visit);
                 expressions(otherwise, visit);
             }
-            StatementKind::Train(entries) => {
-                for entry in entries {
-                    match &entry.value {
-                        EntryValue::Expr(expr) => visit(expr),
-                        EntryValue::Word { options, .. } => options.iter().for_each(|option| visit(&option.value)),
-                    }
-                }
-            }
+            StatementKind::Train(section) => section_expressions(section, visit),
             StatementKind::Model(_) | StatementKind::Set { .. } | StatementKind::Use { .. } | StatementKind::Broken { .. } => {}
         }
     }
+}
+
+fn section_expressions<'a>(section: &'a TrainSection, visit: &mut dyn FnMut(&'a Expr)) {
+    for entry in &section.entries {
+        match &entry.value {
+            EntryValue::Expr(expr) => visit(expr),
+            EntryValue::Word { options, .. } => options.iter().for_each(|option| visit(&option.value)),
+        }
+    }
+    section.groups.iter().for_each(|group| section_expressions(&group.section, visit));
 }
 
 /// The smallest span that holds both.

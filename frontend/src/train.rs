@@ -2,15 +2,17 @@
 
 use partita_ir::dtype::DType;
 use partita_ir::graph::Span;
+use partita_ir::precision::{Column, LossScale, Precision, RECIPES, Recipe};
 use partita_ir::train::{Optimizer, Schedule, Train};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, did_you_mean, listed};
-use crate::evaluate::{Found, Num, Scope, Whole, evaluate, not_a_number};
+use crate::evaluate::{Found, Num, Scope, Whole, evaluate, not_a_number, truth};
+use crate::groups::Treatment;
 use crate::settings::{Overrides, Settings, twice};
-use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, StatementKind};
+use crate::syntax::{Argument, Entry, EntryValue, ExprKind, File, Name, StatementKind, TrainGroup};
 
 /// The entries of the section.
-const ENTRIES: [&str; 6] = ["optimizer", "lr", "schedule", "clip", "batch", "precision"];
+const ENTRIES: [&str; 7] = ["optimizer", "lr", "schedule", "clip", "batch", "precision", "loss_scale"];
 /// Those that a setting of their name gives where the section does not say them.
 pub(crate) const BY_NAME: [&str; 3] = ["lr", "clip", "batch"];
 /// Options of each optimizer, with defaults.
@@ -86,6 +88,20 @@ const SCHEDULES: &[Choice] = &[
     ),
 ];
 
+/// Options of a scaled loss, with defaults: PyTorch's.
+const SCALES: &[Choice] = &[
+    ("none", &[]),
+    (
+        "dynamic",
+        &[
+            ("start", 65536.0, Range::Positive),
+            ("interval", 2000.0, Range::Steps),
+            ("growth", 2.0, Range::Positive),
+            ("backoff", 0.5, Range::Positive),
+        ],
+    ),
+];
+
 type Choice = (&'static str, &'static [(&'static str, f64, Range)]);
 
 /// What numbers an entry may be.
@@ -136,6 +152,8 @@ struct Number {
 #[derive(Debug)]
 pub(crate) struct Section {
     pub train: Train,
+    /// What is said of some parameters only, in file order.
+    pub groups: Vec<Treatment>,
     pub values: Vec<(String, String)>,
     /// The size of the batch, unless it is broken.
     pub batch: Option<Num>,
@@ -145,6 +163,7 @@ pub(crate) struct Section {
 
 struct Reader<'a, 'b> {
     entries: Vec<&'a Entry>,
+    groups: &'a [TrainGroup],
     settings: &'a Settings,
     overrides: &'a mut Overrides<'b>,
     diagnostics: &'a mut Diagnostics,
@@ -154,7 +173,7 @@ struct Reader<'a, 'b> {
 /// Reads the section of `file`, or its defaults if there is none.
 pub(crate) fn resolve(file: &File, settings: &Settings, overrides: &mut Overrides<'_>, diagnostics: &mut Diagnostics) -> Section {
     let mut sections = file.statements.iter().filter_map(|statement| match &statement.kind {
-        StatementKind::Train(entries) => Some((entries, statement.span)),
+        StatementKind::Train(section) => Some((section, statement.span)),
         _ => None,
     });
     let first = sections.next();
@@ -168,7 +187,7 @@ pub(crate) fn resolve(file: &File, settings: &Settings, overrides: &mut Override
         );
     }
     let mut entries: Vec<&Entry> = Vec::new();
-    for entry in first.map_or(&[] as &[Entry], |(entries, _)| entries) {
+    for entry in first.map_or(&[] as &[Entry], |(section, _)| &section.entries) {
         let name = &entry.name;
         if let Some(before) = entries.iter().find(|known| known.name.text == name.text) {
             diagnostics.push(twice("entries", &name.text, name.span, before.name.span));
@@ -183,7 +202,8 @@ pub(crate) fn resolve(file: &File, settings: &Settings, overrides: &mut Override
             );
         }
     }
-    let mut reader = Reader { entries, settings, overrides, diagnostics, values: Vec::new() };
+    let groups = first.map_or(&[] as &[TrainGroup], |(section, _)| &section.groups);
+    let mut reader = Reader { entries, groups, settings, overrides, diagnostics, values: Vec::new() };
     reader.section()
 }
 
@@ -195,10 +215,12 @@ impl<'a> Reader<'a, '_> {
         let schedule = self.schedule();
         let clip = self.clip(default.clip);
         let batch = self.batch(default.batch);
-        let precision = self.precision(default.precision);
+        let precision = self.precision(default.precision.recipe);
+        let loss_scale = self.loss_scale(precision.loss_scale());
         let size = batch.value.and_then(|value| value.whole()).map_or(default.batch, |size| size as u64);
-        let train = Train { optimizer, lr, schedule, clip, batch: size, precision };
-        Section { train, values: std::mem::take(&mut self.values), batch: batch.value, batch_span: batch.span }
+        let groups = self.groups();
+        let train = Train { optimizer, lr, schedule, clip, batch: size, precision, loss_scale, groups: Vec::new() };
+        Section { train, groups, values: std::mem::take(&mut self.values), batch: batch.value, batch_span: batch.span }
     }
 
     fn entry(&self, name: &str) -> Option<&'a Entry> {
@@ -329,19 +351,92 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn precision(&mut self, default: DType) -> DType {
-        let words: Vec<&'static str> = DType::ALL.into_iter().filter(|row| row.0.is_float()).map(|row| row.1).collect();
-        let written = match self.entry("precision").map(|entry| &entry.value) {
-            Some(EntryValue::Expr(expr)) => match &expr.kind {
-                ExprKind::Name(word) => Some((word.clone(), expr.span)),
-                _ => Some((String::new(), expr.span)),
+    /// A recipe, and columns of it: `precision = bf16(moments = bf16)`.
+    fn precision(&mut self, default: Recipe) -> Precision {
+        let words: Vec<&'static str> = RECIPES.into_iter().map(|row| row.1).collect();
+        let written = self.entry("precision").map(|entry| match &entry.value {
+            EntryValue::Word { word, options } => (word.text.clone(), word.span, replaced(options)),
+            EntryValue::Expr(expr) => match &expr.kind {
+                ExprKind::Name(word) => (word.clone(), expr.span, Vec::new()),
+                ExprKind::Call(call) if call.axes.is_none() => (call.name.text.clone(), call.name.span, replaced(&call.arguments)),
+                _ => (String::new(), expr.span, Vec::new()),
             },
-            Some(EntryValue::Word { word, .. }) => Some((word.text.clone(), word.span)),
-            None => None,
+        });
+        let set = self.set_text("precision").map(str::to_owned);
+        let is_set = set.is_some();
+        let span = written.as_ref().map(|written| written.1);
+        let (text, columns) = match (set, written) {
+            (Some(text), _) => {
+                let (word, columns) = text.strip_suffix(')').and_then(|text| text.split_once('(')).unwrap_or((&text, ""));
+                let columns = columns.split(',').filter(|column| !column.trim().is_empty());
+                let part = |text: &str| {
+                    let (column, dtype) = text.split_once('=').unwrap_or((text, ""));
+                    Replaced { column: column.trim().to_owned(), dtype: dtype.trim().to_owned(), span: None }
+                };
+                (Some(word.trim().to_owned()), columns.map(part).collect())
+            }
+            (None, Some((text, _, columns))) => (Some(text), columns),
+            (None, None) => (None, Vec::new()),
         };
-        let dtype = self.word("precision", written, &words).and_then(DType::from_word).unwrap_or(default);
-        self.tell("precision", dtype);
-        dtype
+        let recipe = text.and_then(|text| self.one_of("precision", &text, span, is_set, &words));
+        let mut precision = recipe.and_then(Recipe::from_word).unwrap_or(default).precision();
+        for part in columns {
+            precision = self.replace(precision, &part, is_set);
+        }
+        self.tell("precision", precision);
+        precision
+    }
+
+    /// A precision with a column replaced, or as it was after a report.
+    fn replace(&mut self, precision: Precision, part: &Replaced, is_set: bool) -> Precision {
+        let names = Column::ALL.map(|row| row.1);
+        let report = |message: String, label: &str, help: String| {
+            let code = if is_set { "partita::set::unknown_word" } else { "partita::train::unknown_option" };
+            let diagnostic = Diagnostic::new(code, if is_set { format!("`--set precision`: {message}") } else { message });
+            part.span.map_or(diagnostic.clone(), |span| diagnostic.label(span, label)).help(help)
+        };
+        let Some(column) = Column::from_word(&part.column) else {
+            let all = || format!("columns are {}, as in `bf16(moments = bf16)`", listed(names));
+            let message = format!("`{}` is no column of a precision", part.column);
+            self.diagnostics.push(report(message, "unknown column", did_you_mean(&part.column, names, all)));
+            return precision;
+        };
+        let choices = precision.choices(column);
+        match DType::from_word(&part.dtype).filter(|dtype| choices.contains(dtype)) {
+            Some(dtype) => precision.with(column, dtype),
+            None => {
+                let (recipe, name, dtype) = (precision.recipe.word(), &part.column, &part.dtype);
+                let message = format!("`{name}` of `{recipe}` cannot be `{dtype}`");
+                let help = format!("it can be {}", listed(choices.iter().map(|choice| choice.word())));
+                self.diagnostics.push(report(message, "set here", help));
+                precision
+            }
+        }
+    }
+
+    fn loss_scale(&mut self, default: Option<LossScale>) -> Option<LossScale> {
+        let words = || SCALES.iter().map(|row| row.0);
+        let set = self.set_text("loss_scale").map(str::to_owned);
+        let is_word = match (&set, self.entry("loss_scale").map(|entry| &entry.value)) {
+            (Some(text), _) => words().any(|word| word == text),
+            (None, Some(EntryValue::Expr(expr))) => match &expr.kind {
+                ExprKind::Name(word) => words().any(|known| known == word),
+                ExprKind::Call(_) => true,
+                _ => false,
+            },
+            (None, _) => true,
+        };
+        if !is_word {
+            let found = self.raw("loss_scale", Num::Real(65536.0));
+            let scale = self.checked("loss_scale", found, 65536.0, Range::Positive);
+            self.tell("loss_scale", real(scale));
+            return Some(LossScale::Static(scale));
+        }
+        let (word, values) = self.choice("loss_scale", SCALES, if default.is_some() { "dynamic" } else { "none" });
+        match self.options(SCALES, word, &values)[..] {
+            [start, interval, growth, backoff] => Some(LossScale::Dynamic { start, interval: interval as u64, growth, backoff }),
+            _ => None,
+        }
     }
 
     /// The word of an entry among `choices`, from `--set` or from the section.
@@ -353,6 +448,18 @@ impl<'a> Reader<'a, '_> {
             (None, Some((text, span))) => (text, Some(span)),
             (None, None) => return None,
         };
+        self.one_of(name, &text, span, is_set, choices)
+    }
+
+    /// The choice that `text` is, or a report.
+    fn one_of(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        span: Option<Span>,
+        is_set: bool,
+        choices: &[&'static str],
+    ) -> Option<&'static str> {
         let found = choices.iter().copied().find(|choice| *choice == text);
         if found.is_none() {
             let shown: String = text.chars().take(40).collect();
@@ -366,15 +473,20 @@ impl<'a> Reader<'a, '_> {
                 diagnostic = diagnostic.label(span, if is_set { "replaced by `--set`" } else { "set here" });
             }
             let all = || format!("it can be {}", listed(choices));
-            self.diagnostics.push(diagnostic.help(did_you_mean(&text, choices.iter().copied(), all)));
+            self.diagnostics.push(diagnostic.help(did_you_mean(text, choices.iter().copied(), all)));
         }
         found
     }
 
     /// An entry that is a word with options, such as `optimizer adamw(beta1 = 0.9)`: its word and options' values.
     fn choice(&mut self, name: &'static str, rows: &'static [Choice], default: &'static str) -> (&'static str, Vec<Number>) {
-        let (word, options): (Option<&'a Name>, &'a [Argument]) = match self.entry(name) {
-            Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word), options),
+        let (word, options): (Option<Name>, &'a [Argument]) = match self.entry(name) {
+            Some(Entry { value: EntryValue::Word { word, options }, .. }) => (Some(word.clone()), options),
+            Some(Entry { value: EntryValue::Expr(expr), .. }) if name == "loss_scale" => match &expr.kind {
+                ExprKind::Call(call) => (Some(call.name.clone()), &call.arguments),
+                ExprKind::Name(word) => (Some(Name { text: word.clone(), span: expr.span }), &[]),
+                _ => (None, &[]),
+            },
             Some(Entry { value: EntryValue::Expr(expr), .. }) => {
                 let example = format!("write `{name} {default}`, with options in parentheses and without `=`");
                 self.diagnostics.push(
@@ -385,17 +497,31 @@ impl<'a> Reader<'a, '_> {
             None => (None, &[]),
         };
         let words: Vec<&'static str> = rows.iter().map(|row| row.0).collect();
-        let chosen = self.word(name, word.map(|word| (word.text.clone(), word.span)), &words);
+        let chosen = self.word(name, word.as_ref().map(|word| (word.text.clone(), word.span)), &words);
         // after an unknown word its options mean nothing
-        let known_word = word.is_none_or(|word| words.contains(&word.text.as_str()));
+        let known_word = word.as_ref().is_none_or(|word| words.contains(&word.text.as_str()));
         let chosen = chosen.unwrap_or(default);
         self.tell(name, chosen);
         let row = rows.iter().find(|row| row.0 == chosen).expect("a word of the table was chosen");
-        let mut values: Vec<Number> = vec![Number { value: None, span: None, set: false }; row.1.len()];
         // the options that the file writes belong to the word that the file writes
-        let written_row = rows.iter().find(|row| word.is_some_and(|word| word.text == row.0));
-        for option in options.iter().filter(|_| known_word) {
-            let names = || written_row.map_or(&[] as &[_], |row| row.1).iter().map(|row| row.0);
+        let written_row = rows.iter().find(|row| word.as_ref().is_some_and(|word| word.text == row.0));
+        let written = self.written_options(written_row, if known_word { options } else { &[] });
+        let is_chosen = written_row.is_some_and(|written| written.0 == chosen);
+        let mut values = if is_chosen { written } else { vec![Number { value: None, span: None, set: false }; row.1.len()] };
+        for (value, (option, ..)) in values.iter_mut().zip(row.1) {
+            if let Some(set) = self.set_number(option, value.span) {
+                *value = Number { value: set.or(value.value), span: value.span, set: true };
+            }
+        }
+        (chosen, values)
+    }
+
+    /// The options that are written behind the word of a row, one for each that the row has.
+    fn written_options(&mut self, row: Option<&Choice>, options: &'a [Argument]) -> Vec<Number> {
+        let known = row.map_or(&[] as &[_], |row| row.1);
+        let names = || known.iter().map(|row| row.0);
+        let mut values: Vec<Number> = vec![Number { value: None, span: None, set: false }; known.len()];
+        for option in options {
             let Some(option_name) = &option.name else {
                 self.diagnostics.push(
                     Diagnostic::new("partita::train::unknown_option", "an option is written with its name")
@@ -404,8 +530,8 @@ impl<'a> Reader<'a, '_> {
                 );
                 continue;
             };
-            if !names().any(|known| known == option_name.text) {
-                let word = written_row.map_or("", |row| row.0);
+            let Some(position) = names().position(|known| known == option_name.text) else {
+                let word = row.map_or("", |row| row.0);
                 let all = || format!("`{word}` takes {}", listed(names()));
                 self.diagnostics.push(
                     Diagnostic::new("partita::train::unknown_option", format!("`{}` is no option of `{word}`", option_name.text))
@@ -413,22 +539,12 @@ impl<'a> Reader<'a, '_> {
                         .help(did_you_mean(&option_name.text, names(), all)),
                 );
                 continue;
-            }
-            let value = evaluate(&option.value, self.settings, self.diagnostics);
-            if let Some(position) =
-                row.1.iter().position(|row| row.0 == option_name.text).filter(|_| written_row.is_some_and(|written| written.0 == chosen))
-            {
-                // a broken value has been reported: the default stands in
-                let value = value.or(Some(Num::Real(row.1[position].1)));
-                values[position] = Number { value, span: Some(option.value.span), set: false };
-            }
+            };
+            // a broken value has been reported: the default stands in
+            let value = evaluate(&option.value, self.settings, self.diagnostics).or(Some(Num::Real(known[position].1)));
+            values[position] = Number { value, span: Some(option.value.span), set: false };
         }
-        for (value, (option, ..)) in values.iter_mut().zip(row.1) {
-            if let Some(set) = self.set_number(option, value.span) {
-                *value = Number { value: set.or(value.value), span: value.span, set: true };
-            }
-        }
-        (chosen, values)
+        values
     }
 
     fn options(&mut self, rows: &'static [Choice], chosen: &str, values: &[Number]) -> Vec<f64> {
@@ -444,17 +560,72 @@ impl<'a> Reader<'a, '_> {
 
     fn optimizer(&mut self) -> Optimizer {
         let (word, values) = self.choice("optimizer", OPTIMIZERS, "adamw");
-        match (word, self.options(OPTIMIZERS, word, &values).as_slice()) {
-            ("sgd", &[momentum, decay]) => Optimizer::Sgd { momentum, decay },
-            ("adam", &[beta1, beta2, eps, decay]) => Optimizer::Adam { beta1, beta2, eps, decay },
-            ("adafactor", &[power, eps, floor, limit, decay]) => Optimizer::Adafactor { power, eps, floor, limit, decay },
-            ("lamb", &[beta1, beta2, eps, decay]) => Optimizer::Lamb { beta1, beta2, eps, decay },
-            ("lars", &[momentum, trust, decay, eps]) => Optimizer::Lars { momentum, trust, decay, eps },
-            ("lion", &[beta1, beta2, decay]) => Optimizer::Lion { beta1, beta2, decay },
-            ("muon", &[momentum, beta1, beta2, eps, decay]) => Optimizer::Muon { momentum, beta1, beta2, eps, decay },
-            (_, &[beta1, beta2, eps, decay]) => Optimizer::AdamW { beta1, beta2, eps, decay },
-            _ => Optimizer::adamw(),
+        optimizer_of(word, &self.options(OPTIMIZERS, word, &values))
+    }
+
+    /// What the section says of some parameters only.
+    fn groups(&mut self) -> Vec<Treatment> {
+        let mut found = Vec::new();
+        for TrainGroup { patterns, section, .. } in self.groups {
+            if let Some(inner) = section.groups.first() {
+                self.diagnostics.push(
+                    Diagnostic::new("partita::train::unknown_entry", "groups of weights do not nest")
+                        .label(inner.span, "inside another group")
+                        .help("what several groups say of a weight adds up, the last one first"),
+                );
+            }
+            let entries = &section.entries;
+            let mut treatment = Treatment { patterns: patterns.clone(), frozen: None, lr_factor: None, optimizer: None, decay: None };
+            for (position, entry) in entries.iter().enumerate() {
+                let name = entry.name.text.as_str();
+                if let Some(before) = entries[..position].iter().find(|known| known.name.text == name) {
+                    self.diagnostics.push(twice("entries", name, entry.name.span, before.name.span));
+                    continue;
+                }
+                match (name, &entry.value) {
+                    ("frozen", EntryValue::Expr(expr)) => treatment.frozen = truth(expr, self.settings, self.diagnostics),
+                    ("lr_factor", EntryValue::Expr(_)) => treatment.lr_factor = self.of_group(entry, 1.0, Range::NotNegative),
+                    ("decay", EntryValue::Expr(_)) => treatment.decay = self.of_group(entry, 0.0, Range::NotNegative),
+                    ("optimizer", EntryValue::Word { word, options }) => treatment.optimizer = self.group_optimizer(word, options),
+                    _ => {
+                        let known = ["frozen", "lr_factor", "decay", "optimizer"];
+                        let all = || "a group has `frozen = true`, `lr_factor = 0.1`, `decay = 0` and `optimizer sgd(...)`".to_owned();
+                        self.diagnostics.push(
+                            Diagnostic::new("partita::train::unknown_entry", format!("`{name}` is no such entry of a group of weights"))
+                                .label(entry.span, "here")
+                                .help(did_you_mean(name, known.into_iter().filter(|known| *known != name), all)),
+                        );
+                    }
+                }
+            }
+            found.push(treatment);
         }
+        found
+    }
+
+    /// A number of a group.
+    fn of_group(&mut self, entry: &'a Entry, default: f64, range: Range) -> Option<f64> {
+        let EntryValue::Expr(expr) = &entry.value else { return None };
+        let value = evaluate(expr, self.settings, self.diagnostics)?;
+        Some(self.checked(&entry.name.text, Number { value: Some(value), span: Some(expr.span), set: false }, default, range))
+    }
+
+    /// The optimizer of a group, which the command line does not reach.
+    fn group_optimizer(&mut self, word: &'a Name, options: &'a [Argument]) -> Option<Optimizer> {
+        let words = || OPTIMIZERS.iter().map(|row| row.0);
+        let Some(row) = OPTIMIZERS.iter().find(|row| row.0 == word.text) else {
+            let all = || format!("it can be {}", listed(words()));
+            self.diagnostics.push(
+                Diagnostic::new("partita::train::unknown_word", format!("`{}` is no optimizer", word.text))
+                    .label(word.span, "unknown word")
+                    .help(did_you_mean(&word.text, words(), all)),
+            );
+            return None;
+        };
+        let values = self.written_options(Some(row), options);
+        let numbers: Vec<f64> =
+            row.1.iter().zip(values).map(|((name, default, range), value)| self.checked(name, value, *default, *range)).collect();
+        Some(optimizer_of(row.0, &numbers))
     }
 
     fn schedule(&mut self) -> Schedule {
@@ -489,6 +660,38 @@ impl<'a> Reader<'a, '_> {
             diagnostic = diagnostic.label(span, "set here");
         }
         self.diagnostics.push(diagnostic.help("`steps` counts from the first step, the warm-up included"));
+    }
+}
+
+/// A column of a precision that is replaced, as it is written.
+struct Replaced {
+    column: String,
+    dtype: String,
+    span: Option<Span>,
+}
+
+fn replaced(options: &[Argument]) -> Vec<Replaced> {
+    let text = |option: &Argument| match &option.value.kind {
+        ExprKind::Name(word) => word.clone(),
+        _ => String::new(),
+    };
+    let span = |option: &Argument| option.name.as_ref().map_or(option.value.span, |name| name.span);
+    let name = |option: &Argument| option.name.as_ref().map_or(String::new(), |name| name.text.clone());
+    options.iter().map(|option| Replaced { column: name(option), dtype: text(option), span: Some(span(option)) }).collect()
+}
+
+/// The optimizer of a row, with the values of its options.
+fn optimizer_of(word: &str, options: &[f64]) -> Optimizer {
+    match (word, options) {
+        ("sgd", &[momentum, decay]) => Optimizer::Sgd { momentum, decay },
+        ("adam", &[beta1, beta2, eps, decay]) => Optimizer::Adam { beta1, beta2, eps, decay },
+        ("adafactor", &[power, eps, floor, limit, decay]) => Optimizer::Adafactor { power, eps, floor, limit, decay },
+        ("lamb", &[beta1, beta2, eps, decay]) => Optimizer::Lamb { beta1, beta2, eps, decay },
+        ("lars", &[momentum, trust, decay, eps]) => Optimizer::Lars { momentum, trust, decay, eps },
+        ("lion", &[beta1, beta2, decay]) => Optimizer::Lion { beta1, beta2, decay },
+        ("muon", &[momentum, beta1, beta2, eps, decay]) => Optimizer::Muon { momentum, beta1, beta2, eps, decay },
+        (_, &[beta1, beta2, eps, decay]) => Optimizer::AdamW { beta1, beta2, eps, decay },
+        _ => Optimizer::adamw(),
     }
 }
 

@@ -97,7 +97,16 @@ fn agrees(options: &str, rule: Rule) {
 /// Gradients are the slopes of the loss.
 fn slopes(graph: &Graph, leaves: &Leaves, what: &str) {
     let optimizer = Optimizer::Sgd { momentum: 0.0, decay: 0.0 };
-    let train = Train { optimizer, lr: 1.0, schedule: Schedule::Constant, clip: None, batch: 2, precision: partita_ir::dtype::DType::F64 };
+    let train = Train {
+        optimizer,
+        lr: 1.0,
+        schedule: Schedule::Constant,
+        clip: None,
+        batch: 2,
+        precision: partita_ir::precision::Precision::F64,
+        loss_scale: None,
+        groups: Vec::new(),
+    };
     let step = training_step(graph, &train, Options::default()).expect("attention has a gradient");
     let same = |id: ValueId| step.leaves(|_| true).find(|known| step.value(*known).name == graph.value(id).name);
     let moved =
@@ -210,4 +219,46 @@ fn a_bias_may_be_read_from_a_table_by_distance() {
     // the table is read by indices alone, never by a tensor of rounded numbers
     let op = graph.ops.iter().find(|op| graph.value(op.result()).name == "bias").expect("the bias is an operator");
     assert_eq!(op.operands, [named(&graph, "near")]);
+}
+
+/// Whether a position is seen, by sample, query position and past position.
+type Seen = fn(usize, usize, usize) -> bool;
+
+#[test]
+fn each_comparison_of_a_mask_counts() {
+    const WINDOW: &str = "index[seq] - index[past] < 3";
+    const PREFIX: &str = "max(index[past] <= index[seq], index[past] < 2)";
+    const DOCUMENT: &str = "tokens == tokens[seq -> past]";
+    let window: Seen = |_, s, t| t <= s && s - t < 3;
+    let prefix: Seen = |_, s, t| t <= s || t < 2;
+    let document: Seen = |b, s, t| token(b, s) == token(b, t);
+    // a mask with one comparison broken, and who sees whom then
+    let broken: [(&str, Seen, &str, Seen); 9] = [
+        (WINDOW, window, "index[seq] - index[past] <= 3", |_, s, t| t <= s && s - t <= 3),
+        (WINDOW, window, "index[seq] - index[past] < 2", |_, s, t| t <= s && s - t < 2),
+        (WINDOW, window, "index[past] - index[seq] < 3", |_, s, t| t <= s),
+        (PREFIX, prefix, "max(index[past] < index[seq], index[past] < 2)", |_, s, t| t < s || t < 2),
+        (PREFIX, prefix, "max(index[past] <= index[seq], index[past] <= 2)", |_, s, t| t <= s || t <= 2),
+        (PREFIX, prefix, "max(index[past] <= index[seq], index[seq] < 2)", |_, s, t| t <= s || s < 2),
+        (DOCUMENT, document, "tokens != tokens[seq -> past]", |b, s, t| token(b, s) != token(b, t)),
+        (DOCUMENT, document, "tokens <= tokens[seq -> past]", |b, s, t| token(b, s) <= token(b, t)),
+        (DOCUMENT, document, "tokens >= tokens[seq -> past]", |b, s, t| token(b, s) >= token(b, t)),
+    ];
+    let values = |mask: &str| {
+        let causal = if mask.contains("index[seq] - index[past]") || mask.starts_with("index[past] -") { "causal = seq, " } else { "" };
+        let graph = model(&format!("y = attention[past, dim](q, k[seq -> past], v[seq -> past], {causal}mask = {mask})")).graph;
+        let y = (0..graph.values.len()).rev().map(|index| ValueId(index as u32)).find(|id| graph.value(*id).name == "attention");
+        interpret::run(&graph, leaves(&graph), 3, 1).get(y.expect("the model attends"), 0).expect("it was computed").data.clone()
+    };
+    for (mask, right, mutated, wrong) in broken {
+        let (before, after) = (values(mask), values(mutated));
+        let mut changed = 0;
+        for (b, s) in (0..BATCH).flat_map(|b| (0..SEQ).map(move |s| (b, s))) {
+            let row = (b * SEQ + s) * HEADS * DIM..(b * SEQ + s + 1) * HEADS * DIM;
+            let expected = (0..SEQ).any(|t| right(b, s, t) != wrong(b, s, t));
+            assert_eq!(before[row.clone()] != after[row], expected, "{mask} beside {mutated}: sample {b}, position {s}");
+            changed += usize::from(expected);
+        }
+        assert!(changed > 0, "{mutated} is another mask than {mask}");
+    }
 }

@@ -2,9 +2,10 @@
 
 use partita_frontend::{Setting, Source, format, load, render};
 
-const MODELS: [(&str, &str); 3] = [
+const MODELS: [(&str, &str); 4] = [
     ("gpt", include_str!("../../models/gpt.partita")),
     ("llama", include_str!("../../models/llama.partita")),
+    ("t5", include_str!("../../models/t5.partita")),
     ("mlp", include_str!("../../models/mlp.partita")),
 ];
 
@@ -42,6 +43,8 @@ fn scraps(line: &str) -> Vec<&str> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let length = if first == '#' {
             rest.len()
+        } else if first == '"' {
+            rest[1..].find('"').map_or(rest.len(), |end| end + 2)
         } else if first.is_ascii_digit() {
             let digits = |from: usize| from + rest[from..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - from);
             let mut end = digits(0);
@@ -222,6 +225,13 @@ fn statements_and_spaces() {
         "if not(a)and(b)or c!=1{x=y}else if d{}else{ z=1e-3 # last\n}\n",
         "if not (a) and (b) or c != 1 {\n    x = y\n} else if d {} else {\n    z = 1e-3    # last\n}\n",
     );
+    becomes("for n in[1,a]{axis b=n\n}\n", "for n in [1, a] {\n    axis b = n\n}\n");
+    becomes("for n in-1..2*a{}\n", "for n in -1 .. 2 * a {}\n");
+    becomes("assert(a)>-1,\"a  #{ a} is\" # why\n", "assert (a) > -1, \"a  #{ a} is\"  # why\n");
+    becomes("let a=1\nlet long=a\nset b=1\nuse\"b.partita\"\n", "let a    = 1\nlet long = a\nset b = 1\nuse \"b.partita\"\n");
+    becomes("op f(a[i])->[i]=a{derivative a=1}\n", "op f(a[i]) -> [i] = a {\n    derivative a = 1\n}\n");
+    becomes("##  Two.\n## Lines.\nblock f(x){return x}\n", "##  Two.\n## Lines.\nblock f(x) {\n    return x\n}\n");
+    becomes("x=pad[a->b](y,after=1)\nx=concat[a,c->b](y,z)\n", "x = pad[a -> b](y, after = 1)\nx = concat[a, c -> b](y, z)\n");
     becomes("block f(x){return(x)}\n", "block f(x) {\n    return (x)\n}\n");
     becomes("repeat 2 as l{ # twice\n\n\nx=y\n\n\n\nz=y\n\n}#end", "repeat 2 as l {     # twice\n    x = y\n\n    z = y\n}   #end\n");
     becomes("train{\noptimizer adamw(eps=1E-8)\nclip none}", "train {\n    optimizer adamw(eps = 1E-8)\n    clip none\n}\n");

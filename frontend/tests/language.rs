@@ -117,6 +117,33 @@ fn brackets_move_elements() {
 }
 
 #[test]
+fn tensors_are_put_together_and_made_longer() {
+    let x: Vec<f64> = (0..24).map(f64::from).collect();
+    let rows = |row: &dyn Fn(&[f64]) -> Vec<f64>| x.chunks(4).flat_map(row).collect::<Vec<f64>>();
+    assert_eq!(
+        value_of_y("y = concat[hidden](x[hidden = 2 .. 4 -> half], x[hidden = 0 .. 2 -> pair])"),
+        rows(&|x| vec![x[2], x[3], x[0], x[1]])
+    );
+    assert_eq!(value_of_y("a = x[hidden = 1 .. 3 -> half]\ny = concat[half -> hidden](a, a)"), rows(&|x| vec![x[1], x[2], x[1], x[2]]));
+    let each = "axis one = 1\naxis three = 3\ny = concat[one, three -> hidden](x[hidden = 3 .. 4 -> one], x[hidden = 0 .. 3 -> three])";
+    assert_eq!(value_of_y(each), rows(&|x| vec![x[3], x[0], x[1], x[2]]));
+    let longer = "axis longer = 7\ny = pad[hidden -> longer](x, before = 1, after = 2, value = 0.5)";
+    assert_eq!(value_of_y(longer), rows(&|x| [&[0.5], x, &[0.5, 0.5]].concat()));
+    assert_eq!(value_of_y("axis longer = 5\ny = pad[hidden -> longer](x, after = 1)"), rows(&|x| [x, &[0.0]].concat()));
+}
+
+#[test]
+fn places_are_counted_with() {
+    let hot = |place: &dyn Fn(usize) -> usize| {
+        (0..6).flat_map(|row| (0..6).map(move |n| (row, n))).map(|(row, n)| f64::from(u8::from(n == place(row)))).collect::<Vec<_>>()
+    };
+    assert_eq!(value_of_y("y = one_hot[vocab](tokens)"), hot(&|row| row));
+    assert_eq!(value_of_y("y = one_hot[hidden](mod(index[seq] * 3, 4))"), vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
+    assert_eq!(value_of_y("y = mod(x - 5, 3)")[..6], [1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
+    assert_eq!(value_of_y("axis rest = mod(11, 4)\ny = sum[rest](index[rest] * 1.0)"), vec![3.0]);
+}
+
+#[test]
 fn own_operators_bind_letters_by_position() {
     let distance = "op distance(a[.., m, k], b[n, k]) -> [.., m, n], sum k = (a - b) * (a - b)\n";
     let y = value_of_y(&format!("{distance}y = distance(x, table)"));

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use partita_frontend::{Model, Setting, Source, load, render};
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Graph, Kind, Leaf, PhaseKind};
+use partita_ir::id::ValueId;
 use partita_ir::interpret::{self, Tensor};
+use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
 const MODELS: [(&str, &str); 5] = [
@@ -16,8 +17,12 @@ const MODELS: [(&str, &str); 5] = [
     ("mlp", include_str!("../../models/mlp.partita")),
 ];
 
+/// Those that read images.
+const OF_IMAGES: [(&str, &str); 2] =
+    [("resnet50", include_str!("../../models/resnet50.partita")), ("vit", include_str!("../../models/vit.partita"))];
+
 fn model(name: &str, settings: &[(&str, &str)]) -> Model {
-    let (name, text) = MODELS.into_iter().find(|row| row.0 == name).expect("the model is in the list");
+    let (name, text) = MODELS.into_iter().chain(OF_IMAGES).find(|row| row.0 == name).expect("the model is in the list");
     let source = Source { name, text };
     let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
     load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)))
@@ -61,6 +66,29 @@ fn all_models_share_the_names_of_their_settings() {
         let again = self::model(name, &values);
         assert_eq!((again.graph, again.train, &again.settings), (model.graph.clone(), model.train, &model.settings));
     }
+}
+
+#[test]
+fn models_of_images_have_the_parameters_of_their_papers() {
+    let resnet = model("resnet50", &[("image", "224"), ("width", "64"), ("classes", "1000")]);
+    // as torchvision counts them
+    assert_eq!(parameters(&resnet.graph), 25_557_032);
+    assert_eq!(resnet.train.optimizer, Optimizer::Sgd { momentum: 0.9, decay: 1e-4 });
+    let large = [("image", "224"), ("patch", "16"), ("layers", "24"), ("hidden", "1024"), ("heads", "16"), ("classes", "1000")];
+    assert_eq!(parameters(&model("vit", &large).graph), 304_326_632);
+    for (name, _) in OF_IMAGES {
+        let model = model(name, &[]);
+        assert_eq!((model.name.as_str(), partita_ir::verify::verify(&model.graph)), (name, Vec::new()));
+    }
+}
+
+#[test]
+fn stages_of_a_resnet_may_be_of_one_block() {
+    let blocks = [("blocks1", "1"), ("blocks2", "1"), ("blocks3", "1"), ("blocks4", "1"), ("image", "33")];
+    let small = model("resnet50", &blocks);
+    assert!(small.graph.loops.is_empty());
+    let size = |name: &str| small.graph.axes.iter().find(|axis| axis.name == name).expect("an axis of the file").size;
+    assert_eq!(["rows0", "rows1", "rows2", "rows3", "rows4"].map(size), [17, 9, 5, 3, 2]);
 }
 
 #[test]
@@ -118,7 +146,7 @@ fn settings_reach_the_graph_and_the_training() {
         model("llama", &[("kv_heads", "4"), ("batch", "3"), ("precision", "bf16"), ("lr", "1e-3"), ("beta2", "0.99"), ("clip", "none")]);
     let size = |name: &str| llama.graph.axes.iter().find(|axis| axis.name == name).map(|axis| axis.size);
     assert_eq!((size("kv_heads"), size("group"), size("batch")), (Some(4), Some(2), Some(3)));
-    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, DType::Bf16));
+    assert_eq!((llama.train.batch, llama.train.lr, llama.train.clip, llama.train.precision), (3, 1e-3, None, Recipe::Bf16.precision()));
     assert_eq!(llama.train.optimizer, Optimizer::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1 });
     let sgd = model("mlp", &[("optimizer", "sgd"), ("momentum", "0.5"), ("schedule", "cosine"), ("steps", "50"), ("warmup", "5")]);
     assert_eq!(sgd.train.optimizer, Optimizer::Sgd { momentum: 0.5, decay: 0.0 });
@@ -168,4 +196,94 @@ fn an_untrained_model_guesses_evenly() {
         let mean = read(loss.sum) / read(loss.count);
         assert!((mean - 32f64.ln()).abs() < 0.05, "{name}: {mean}");
     }
+}
+
+/// T5 has an optimizer and sizes of its own.
+const T5: &str = include_str!("../../models/t5.partita");
+
+fn t5(settings: &[(&str, &str)]) -> Graph {
+    let source = Source { name: "t5", text: T5 };
+    let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
+    let model = load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)));
+    assert_eq!(partita_ir::verify::verify(&model.graph), Vec::new());
+    model.graph
+}
+
+#[test]
+fn t5_has_as_many_parameters_as_published() {
+    let sizes =
+        [("layers", "24"), ("hidden", "1024"), ("heads", "128"), ("head_dim", "128"), ("ffn", "65536"), ("vocab", "32128"), ("seq", "512")];
+    assert_eq!(parameters(&t5(&sizes)), 11_307_321_344);
+    // T5-small, of Raffel et al.'s sizes
+    let small = [("layers", "6"), ("hidden", "512"), ("heads", "8"), ("ffn", "2048"), ("vocab", "32128"), ("seq", "512")];
+    assert_eq!(parameters(&t5(&small)), 60_506_624);
+}
+
+/// The buckets of T5's published code, for the distance from a query to a key.
+fn bucket(key: i64, query: i64, both_ways: bool) -> usize {
+    let (mut buckets, mut first) = (32, 0);
+    let apart = if both_ways {
+        buckets /= 2;
+        first = if key > query { buckets } else { 0 };
+        (key - query).abs()
+    } else {
+        (query - key).max(0)
+    };
+    let exact = buckets / 2;
+    let place = if apart < exact {
+        apart
+    } else {
+        let share = (apart as f64 / exact as f64).ln() / (128.0 / exact as f64).ln();
+        (exact + (share * (buckets - exact) as f64) as i64).min(buckets - 1)
+    };
+    usize::try_from(first + place).expect("buckets count from 0")
+}
+
+#[test]
+fn t5_reads_its_biases_by_buckets() {
+    let graph = t5(&[("seq", "150"), ("hidden", "8"), ("heads", "1"), ("ffn", "8"), ("vocab", "8"), ("batch", "1"), ("layers", "1")]);
+    let mut leaves = partita_ir::interpret::initial_leaves(&graph, 0);
+    for leaf in graph.leaves(|_| true).collect::<Vec<_>>() {
+        let counted = graph.value(leaf).name.starts_with("near_");
+        let input = matches!(graph.leaf(leaf), Some(Leaf::Input(_)));
+        if counted || input {
+            leaves.insert((leaf, 0), Tensor::from_fn(graph.shape(leaf), |element| if counted { element as f64 } else { 1.0 }));
+        }
+    }
+    let env = partita_ir::interpret::run(&graph, leaves, 0, 1);
+    for (name, both_ways) in [("near", true), ("near_before", false)] {
+        let id =
+            (0..graph.values.len()).map(|index| ValueId(index as u32)).find(|id| graph.value(*id).name == name).expect("it is computed");
+        let found = &env.get(id, 0).expect("it has a value").data;
+        for query in 0..150 {
+            for key in 0..150 {
+                assert_eq!(found[query * 150 + key], bucket(key as i64, query as i64, both_ways) as f64, "{name} {query} {key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_train_alone_and_begin_as_nothing() {
+    let settings = [("hidden", "32"), ("seq", "8"), ("vocab", "16"), ("layers", "2"), ("precision", "f64")];
+    let adapted = model("llama", &[&settings[..], &[("lora", "4")]].concat());
+    let trained: Vec<&str> =
+        adapted.graph.params().map(|id| adapted.graph.value(id).name.as_str()).filter(|name| !adapted.train.is_frozen(name)).collect();
+    assert_eq!(trained, ["lora_q_in", "lora_q_out", "lora_v_in", "lora_v_out"]);
+    let step =
+        partita_ir::step::training_step(&adapted.graph, &adapted.train, partita_ir::step::Options::default()).expect("it has a loss");
+    let assigned: Vec<&str> = step.assigns.iter().map(|assign| step.value(assign.target).name.as_str()).collect();
+    assert!(assigned.iter().all(|name| name.starts_with("lora_")), "{assigned:?}");
+    // 12 values a layer: four adapters with two moments each
+    assert_eq!(assigned.len(), 12);
+    let plain = model("llama", &settings);
+    assert!(plain.train.groups.is_empty());
+    let loss = |graph: &Graph| {
+        let mut leaves = partita_ir::interpret::initial_leaves(graph, 1);
+        for leaf in graph.leaves(|leaf| matches!(leaf, Leaf::Input(_))).collect::<Vec<_>>() {
+            leaves.insert((leaf, 0), Tensor::from_fn(graph.shape(leaf), |element| (element % 16) as f64));
+        }
+        partita_ir::interpret::run(graph, leaves, 0, 1).get(graph.loss[0].sum, 0).expect("it was computed").data[0]
+    };
+    assert!((loss(&adapted.graph) - loss(&plain.graph)).abs() < 1e-9);
 }

@@ -10,6 +10,8 @@ pub enum Role {
     Batch,
     /// Positions of a sequence (sequence and context parallelism).
     Seq,
+    /// Rows, columns and the like of an image (context parallelism).
+    Spatial,
     /// Attention heads.
     Head,
     /// Entries of a vocabulary.
@@ -23,14 +25,20 @@ pub enum Role {
 
 impl Role {
     /// Every role with the word that the text forms use for it.
-    pub const ALL: [(Role, &'static str); 6] = [
+    pub const ALL: [(Role, &'static str); 7] = [
         (Role::Batch, "batch"),
         (Role::Seq, "seq"),
+        (Role::Spatial, "spatial"),
         (Role::Head, "head"),
         (Role::Vocab, "vocab"),
         (Role::Expert, "expert"),
         (Role::None, "none"),
     ];
+
+    /// Whether context parallelism deals it out.
+    pub fn is_context(self) -> bool {
+        matches!(self, Role::Seq | Role::Spatial)
+    }
 
     /// The word of this role.
     pub fn word(self) -> &'static str {

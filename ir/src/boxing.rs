@@ -12,6 +12,9 @@
 //! | slice, keep, pad | B → S, B → P, S → P | 0 |
 //! | exchange | any other pair | its slice intersections, counted |
 //!
+//! S through a window is a layout to read in: what it holds overlaps and may not be all, so nothing is boxed from it. Into
+//! it a halo is an exchange, each rank fetching what its window needs and it lacks.
+//!
 //! (Sources: Yuan et al., OneFlow, 2021, table of SBP transfers; Thakur et al., 2005, ring algorithms.)
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,10 +154,13 @@ impl Shape<'_> {
     }
 
     /// The cheapest boxing by steps, where a step costs `cost(step)`; ties go to the first found. Empty if nothing has
-    /// to be done, `None` if what one moment holds would have to come from another.
+    /// to be done, `None` if what one moment holds would have to come from another, or from what is seen through a window.
     pub fn boxing(&self, from: &Layout, to: &Layout, cost: &dyn Fn(&Step) -> f64) -> Option<Vec<Step>> {
         if from.same_shards(to, self.dims, self.mesh) {
             return Some(Vec::new());
+        }
+        if from.is_windowed() {
+            return None;
         }
         // Dijkstra over layouts in which every axis is as before, as after, or B
         let mut best: BTreeMap<Layout, (f64, Vec<Step>)> = BTreeMap::from([(from.clone(), (0.0, Vec::new()))]);
@@ -235,7 +241,7 @@ impl Shape<'_> {
     fn single(&self, from: &Layout, to: &Layout, axis: usize) -> Option<StepKind> {
         let rank = self.dims.len();
         let formed = from.is_canonical(rank) && to.is_canonical(rank) && self.one_op(from, to) && self.whole_rows(from, to);
-        if self.mesh.axes[axis].time || !formed || self.moving_axes(from, to) != [axis] {
+        if self.mesh.axes[axis].time || !formed || from.0[axis].is_windowed() || self.moving_axes(from, to) != [axis] {
             return None;
         }
         Some(match (from.0[axis], to.0[axis]) {
@@ -243,7 +249,7 @@ impl Shape<'_> {
             (Share::Partial(_), Share::Split(_)) => StepKind::ReduceScatter,
             (Share::Partial(_), Share::Partial(_)) => return None,
             (Share::Split(_), Share::Broadcast) => StepKind::AllGather,
-            (Share::Split(a), Share::Split(b)) if a.dim == b.dim => StepKind::Exchange,
+            (Share::Split(a), Share::Split(b)) if a.dim == b.dim || b.window.is_some() => StepKind::Exchange,
             (Share::Split(_), Share::Split(_)) => StepKind::AllToAll,
             (Share::Broadcast, Share::Split(_)) => StepKind::Slice,
             (Share::Broadcast, Share::Partial(_)) => StepKind::Keep,

@@ -4,8 +4,8 @@ use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::formula::{index, lit, x};
 use crate::graph::{
-    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
-    Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Slice, Source, Span,
+    Type, Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
@@ -19,13 +19,24 @@ pub struct Builder {
     /// Element type of floating-point values.
     pub float: DType,
     scopes: Vec<Vec<OpId>>,
-    open_loop: Option<(LoopId, Vec<(ValueId, ValueId)>)>,
+    open_loop: Option<Open>,
     /// Class that new operators get.
     pub class: Class,
     /// Composite that new operators belong to.
     pub composite: Option<CompositeId>,
     /// Place in the model file that new operators get.
     pub span: Option<Span>,
+}
+
+/// The repeat whose body is open.
+#[derive(Debug)]
+struct Open {
+    over: LoopId,
+    /// What enters and what the body sees of it.
+    carried: Vec<(ValueId, ValueId)>,
+    taken: Vec<Slice>,
+    /// Values of the body, and the axis along which they are collected.
+    collected: Vec<(ValueId, AxisId)>,
 }
 
 /// How far a graph under construction has come.
@@ -73,7 +84,7 @@ impl Builder {
 
     /// The loop whose body is open.
     pub fn within(&self) -> Option<LoopId> {
-        self.open_loop.as_ref().map(|(id, _)| *id)
+        self.open_loop.as_ref().map(|open| open.over)
     }
 
     fn value(&mut self, name: &str, dtype: DType, dims: Vec<AxisId>, def: Def) -> ValueId {
@@ -97,9 +108,10 @@ impl Builder {
         self.leaf(name, dims, Leaf::State { init, of: None, slot: String::new() })
     }
 
-    /// Integer data of the batch.
+    /// Data of the batch.
     pub fn input(&mut self, name: &str, dims: &[AxisId], source: Source) -> ValueId {
-        self.value(name, DType::I32, dims.to_vec(), Def::Leaf(Leaf::Input(source)))
+        let dtype = if source.is_float() { self.float } else { DType::I32 };
+        self.value(name, dtype, dims.to_vec(), Def::Leaf(Leaf::Input(source)))
     }
 
     /// The dimensions of a value.
@@ -325,22 +337,37 @@ impl Builder {
     pub fn begin_repeat_over(&mut self, over: LoopId, inits: &[ValueId]) -> Vec<ValueId> {
         assert!(self.open_loop.is_none(), "repeats do not nest");
         self.scopes.push(Vec::new());
-        self.open_loop = Some((over, Vec::new()));
+        self.open_loop = Some(Open { over, carried: Vec::new(), taken: Vec::new(), collected: Vec::new() });
         inits.iter().map(|init| self.carry(*init)).collect()
     }
 
     /// Adds a carried value to the open repeat and gives what the body sees of it.
     pub fn carry(&mut self, init: ValueId) -> ValueId {
         let Value { name, ty, .. } = self.graph.value(init).clone();
-        let carried = self.open_loop.as_ref().map_or(0, |(_, carried)| carried.len());
+        let carried = self.open_loop.as_ref().map_or(0, |open| open.carried.len());
         let arg = self.value(&name, ty.dtype, ty.dims, Def::Carried(OpId(u32::MAX), carried));
-        self.open_loop.as_mut().expect("a repeat is open").1.push((init, arg));
+        self.open_loop.as_mut().expect("a repeat is open").carried.push((init, arg));
         arg
     }
 
-    /// Closes the repeat; `nexts` are what the body hands to the next iteration. Gives the last values.
+    /// What the body of the open repeat sees of a tensor whose first axis goes along the loop: its entry at the iteration.
+    pub fn take(&mut self, whole: ValueId) -> ValueId {
+        let position = self.open_loop.as_ref().map_or(0, |open| open.taken.len());
+        let Value { name, ty, .. } = self.graph.value(whole).clone();
+        let each = self.value(&name, ty.dtype, ty.dims[1..].to_vec(), Def::Taken(OpId(u32::MAX), position));
+        self.open_loop.as_mut().expect("a repeat is open").taken.push(Slice { whole, each });
+        each
+    }
+
+    /// Makes a tensor of a value of each iteration of the open repeat, with `axis` first: one more result of the repeat.
+    pub fn collect(&mut self, each: ValueId, axis: AxisId) {
+        self.open_loop.as_mut().expect("a repeat is open").collected.push((each, axis));
+    }
+
+    /// Closes the repeat; `nexts` are what the body hands to the next iteration. Gives the last values, then what was
+    /// collected.
     pub fn end_repeat(&mut self, nexts: &[ValueId], reversed: bool) -> Vec<ValueId> {
-        let (over, args) = self.open_loop.take().expect("a repeat is open");
+        let Open { over, carried: args, taken, collected } = self.open_loop.take().expect("a repeat is open");
         let body = self.scopes.pop().expect("a repeat is open");
         assert_eq!(args.len(), nexts.len(), "one next value for each carried one");
         let op = OpId::new(self.graph.ops.len());
@@ -352,8 +379,19 @@ impl Builder {
             let Value { name, ty, .. } = self.graph.value(init).clone();
             results.push(self.value(&name, ty.dtype, ty.dims, Def::Result(op, position)));
         }
+        for (position, slice) in taken.iter().enumerate() {
+            self.graph.values[slice.each.index()].def = Def::Taken(op, position);
+        }
+        let mut slices = Vec::new();
+        for (each, axis) in collected {
+            let Value { name, ty, .. } = self.graph.value(each).clone();
+            let dims = [vec![axis], ty.dims].concat();
+            let whole = self.value(&name, ty.dtype, dims, Def::Result(op, results.len()));
+            results.push(whole);
+            slices.push(Slice { whole, each });
+        }
         self.graph.ops.push(Op {
-            kind: Kind::Repeat(Repeat { over, reversed, body, carried }),
+            kind: Kind::Repeat(Repeat { over, reversed, body, carried, taken, collected: slices }),
             operands: Vec::new(),
             results: results.clone(),
             class: Class::Other,

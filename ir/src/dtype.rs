@@ -1,5 +1,6 @@
 //! Element types.
 
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// The type of a tensor's elements.
@@ -53,6 +54,36 @@ impl DType {
         (count * self.row().2).div_ceil(8)
     }
 
+    /// What numbers of this type are computed in: themselves, or f32 where they are narrower.
+    pub fn arithmetic(self) -> DType {
+        if self == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// The nearest number of 16 bits, ties to even, of a type that has 16; other types keep the number as it is.
+    pub fn round(self, value: f64) -> f64 {
+        match self {
+            DType::Bf16 => bf16::from_f64(value).to_f64(),
+            DType::Fp16 => f16::from_f64(value).to_f64(),
+            _ => value,
+        }
+    }
+
+    /// Whether some number of type `wider` is none of this one.
+    pub fn narrows(self, wider: DType) -> bool {
+        let fields = |dtype: DType| match dtype {
+            DType::F64 => (11, 52),
+            DType::F32 => (8, 23),
+            DType::Bf16 => (8, 7),
+            DType::Fp16 => (5, 10),
+            DType::Fp8 => (4, 3),
+            DType::Fp4 => (2, 1),
+            // read as indices, which every type is taken to hold
+            DType::I32 => (0, 0),
+        };
+        let ((exponent, mantissa), wider) = (fields(self), fields(wider));
+        exponent < wider.0 || mantissa < wider.1
+    }
+
     /// Whether values of this type carry gradients.
     pub fn is_float(self) -> bool {
         self != DType::I32
@@ -62,5 +93,28 @@ impl DType {
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_goes_to_the_nearest_and_ties_to_even() {
+        for (dtype, value, rounded) in [
+            (DType::Bf16, 1.0 + 1.0 / 256.0, 1.0),
+            (DType::Bf16, 1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
+            (DType::Bf16, 1e39, f64::INFINITY),
+            (DType::Fp16, 1.0 + 1.0 / 2048.0, 1.0),
+            (DType::Fp16, 65519.0, 65504.0),
+            (DType::Fp16, 65520.0, f64::INFINITY),
+            (DType::Fp16, 2f64.powi(-25), 0.0),
+            (DType::F32, 0.1, 0.1),
+        ] {
+            assert_eq!(dtype.round(value), rounded, "{dtype} {value}");
+        }
+        assert!(DType::Fp16.narrows(DType::Bf16) && DType::Bf16.narrows(DType::Fp16));
+        assert!(DType::Bf16.narrows(DType::F32) && !DType::F32.narrows(DType::Bf16) && !DType::F32.narrows(DType::I32));
     }
 }

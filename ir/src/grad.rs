@@ -2,10 +2,13 @@
 //!
 //! The cotangent of an operand of a primitive is a primitive over the same loop: its result is written where the
 //! operand is read, its expression is the result's cotangent times the derivative, and the factors that the operand
-//! lacks are summed. So sharding rules of gradients need no thought of their own.
+//! lacks are summed. So sharding rules of gradients need no thought of their own. Every rule has a gradient; `operand` says
+//! what becomes of operands that are read through windows.
 //!
 //! A repeat gets a reversed repeat over the same loop, whose body reads the forward body's values of the same
-//! iteration. What is computed again instead of read is decided by [`Recompute`] and by composites that ask for it.
+//! iteration, takes the cotangents of what that collects, and collects those of what it takes. What is computed again instead of read is decided by [`Recompute`] and by composites that ask for it.
+
+mod operand;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, index, lit, x};
-use crate::graph::{Class, Composite, Def, Kind, Leaf, Op, PhaseKind, Repeat};
+use crate::graph::{Class, Composite, Def, Kind, Leaf, Op, PhaseKind, Repeat, Slice};
 use crate::id::{AxisId, CompositeId, Id, OpId, ValueId};
-use crate::rule::{DimAccess, Reduce, Rule, Term};
-use crate::scalar::{Binary, Expr, Node, NodeId};
+use crate::rule::{DimAccess, Reduce, Rule};
+use crate::scalar::{Expr, Node};
 
 /// What backward computes again instead of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
@@ -48,40 +51,25 @@ impl Recompute {
     }
 }
 
-/// Why a graph has no gradient.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GradError {
-    /// The operator.
-    pub op: OpId,
-    /// What is in the way.
-    pub reason: String,
-}
-
-impl std::fmt::Display for GradError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} has no gradient: {}", self.op, self.reason)
-    }
-}
-impl std::error::Error for GradError {}
-
 /// Appends the backward phase to the forward phase of `builder`'s graph. `seeds` are values with their cotangents.
-/// Gives the cotangents of every parameter: one value, or several if its uses are not to be summed.
+/// Gives the cotangents of every parameter that is not `frozen`: one value, or several if its uses are not to be summed.
 pub fn differentiate(
     builder: &mut Builder,
     seeds: &[(ValueId, ValueId)],
+    frozen: &BTreeSet<ValueId>,
     recompute: Recompute,
     sum_shared: bool,
-) -> Result<BTreeMap<ValueId, Vec<ValueId>>, GradError> {
+) -> BTreeMap<ValueId, Vec<ValueId>> {
     let forward = builder.graph.phase(PhaseKind::Forward).to_vec();
-    let needs = needs_gradient(builder, &forward);
+    let needs = needs_gradient(builder, &forward, frozen);
     let mut pass = Pass { b: builder, needs, cotangents: BTreeMap::new(), recompute, again: BTreeMap::new(), composites: BTreeMap::new() };
     for (value, seed) in seeds {
         pass.cotangents.entry(*value).or_default().push(*seed);
     }
     for op in forward.iter().rev() {
-        pass.op(*op)?;
+        pass.op(*op);
     }
-    let params: Vec<ValueId> = pass.b.graph.params().collect();
+    let params: Vec<ValueId> = pass.b.graph.params().filter(|param| !frozen.contains(param)).collect();
     let mut gradients = BTreeMap::new();
     for param in params {
         let parts = pass.cotangents.remove(&param).unwrap_or_default();
@@ -94,13 +82,13 @@ pub fn differentiate(
         }
     }
     pass.b.end_phase(PhaseKind::Backward);
-    Ok(gradients)
+    gradients
 }
 
-/// The floating-point values that some parameter flows into.
-fn needs_gradient(builder: &Builder, ops: &[OpId]) -> BTreeSet<ValueId> {
+/// The floating-point values that some parameter which is not `frozen` flows into.
+fn needs_gradient(builder: &Builder, ops: &[OpId], frozen: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
     let graph = &builder.graph;
-    let mut needs: BTreeSet<ValueId> = graph.params().collect();
+    let mut needs: BTreeSet<ValueId> = graph.params().filter(|param| !frozen.contains(param)).collect();
     let visit = |op: &Op, needs: &mut BTreeSet<ValueId>| {
         let differentiable = |n: usize| op.rule().is_some_and(|rule| rule.expr.reads(n));
         if op.operands.iter().enumerate().any(|(n, operand)| differentiable(n) && needs.contains(operand)) {
@@ -118,8 +106,14 @@ fn needs_gradient(builder: &Builder, ops: &[OpId]) -> BTreeSet<ValueId> {
                             needs.insert(carried.arg);
                         }
                     }
+                    needs.extend(
+                        repeat.taken.iter().filter(|slice| needs.contains(&slice.whole)).map(|slice| slice.each).collect::<Vec<_>>(),
+                    );
                     repeat.body.iter().for_each(|inner| visit(graph.op(*inner), &mut needs));
                 }
+                needs.extend(
+                    repeat.collected.iter().filter(|slice| needs.contains(&slice.each)).map(|slice| slice.whole).collect::<Vec<_>>(),
+                );
                 for (carried, result) in repeat.carried.iter().zip(&op.results) {
                     if needs.contains(&carried.arg) {
                         needs.insert(*result);
@@ -159,21 +153,20 @@ impl Pass<'_> {
         Some(self.sum(value, parts))
     }
 
-    fn op(&mut self, id: OpId) -> Result<(), GradError> {
+    fn op(&mut self, id: OpId) {
         let op = self.b.graph.op(id).clone();
         self.b.span = op.span;
         match &op.kind {
             Kind::Map(rule) => {
-                let Some(cotangent) = self.take(op.result()) else { return Ok(()) };
+                let Some(cotangent) = self.take(op.result()) else { return };
                 if !self.needs.contains(&op.result()) {
-                    return Ok(());
+                    return;
                 }
                 let before = (self.b.class, self.b.composite);
                 self.b.class = op.class;
                 self.b.composite = op.composite.map(|composite| self.backward_composite(composite));
-                let done = self.map(id, &op, rule, cotangent);
+                self.map(&op, rule, cotangent);
                 (self.b.class, self.b.composite) = before;
-                done
             }
             Kind::Repeat(repeat) => self.repeat(&op, repeat),
         }
@@ -229,7 +222,7 @@ impl Pass<'_> {
         graph.elements(op.result()) > largest
     }
 
-    fn map(&mut self, id: OpId, op: &Op, rule: &Rule, cotangent: ValueId) -> Result<(), GradError> {
+    fn map(&mut self, op: &Op, rule: &Rule, cotangent: ValueId) {
         let wanted: Vec<usize> = (0..op.operands.len())
             .filter(|n| self.needs.contains(&op.operands[*n]) && rule.expr.reads(*n))
             .filter(|n| {
@@ -239,7 +232,7 @@ impl Pass<'_> {
             })
             .collect();
         if wanted.is_empty() {
-            return Ok(());
+            return;
         }
         let operands: Vec<ValueId> = op.operands.iter().map(|operand| self.read(*operand)).collect();
         let result = |pass: &mut Self| pass.read(op.result());
@@ -297,17 +290,22 @@ impl Pass<'_> {
                 (weight.clone() * slope).expr()
             };
             let known = whole.iter().find(|(expr, ..)| *expr == terms).map(|(_, of, value)| (*of, *value));
-            let plain = |access: &[DimAccess]| access.iter().all(|dim| dim.offset == 0 && dim.terms.len() == 1 && dim.terms[0].stride == 1);
+            let plain = self.is_plain(&wide.operands[n], values[n], &wide);
             let gradient = match known {
-                Some((of, value)) if plain(&wide.operands[n]) && !self.is_plain_copy(&terms) => self.fold_of(&wide, of, value, n),
-                _ => self.operand_gradient(id, &wide, &values, n, &terms)?,
+                Some((of, value)) if plain && !self.is_plain_copy(&terms) => self.fold_of(&wide, of, value, n),
+                _ => self.operand_gradient(&wide, &values, n, &terms),
             };
-            if plain(&wide.operands[n]) && (0..wide.factors.len()).all(|f| Rule::factors_of(&wide.operands[n]).any(|known| known == f)) {
+            if plain && (0..wide.factors.len()).all(|f| Rule::factors_of(&wide.operands[n]).any(|known| known == f)) {
                 whole.push((terms, n, gradient));
             }
             self.cotangents.entry(op.operands[n]).or_default().push(gradient);
         }
-        Ok(())
+    }
+
+    /// Whether each dimension of a value is walked whole by one factor.
+    fn is_plain(&self, access: &[DimAccess], value: ValueId, rule: &Rule) -> bool {
+        let size = |factor: usize| self.b.graph.size(rule.factors[factor]);
+        access.iter().zip(self.b.graph.shape(value)).all(|(dim, whole)| dim.terms.len() == 1 && dim.is_exact(whole, &size))
     }
 
     /// Whether terms are a value as it stands, which a fold may as well read itself.
@@ -405,70 +403,15 @@ impl Pass<'_> {
         w * index(component).below(lit(score_at as f64)).select(g, g_lse + spread)
     }
 
-    /// The sum of `terms`, which are `weight · ∂expr/∂x_n`, over the factors that operand `n` lacks, written where operand `n` is read.
-    fn operand_gradient(&mut self, id: OpId, wide: &Rule, values: &[ValueId], n: usize, terms: &Expr) -> Result<ValueId, GradError> {
-        let target = values[n];
-        let dims = self.b.dims(target);
-        let sizes: Vec<u64> = wide.factors.iter().map(|axis| self.b.graph.size(*axis)).collect();
-        let mut rule = Rule { expr: terms.clone(), ..wide.clone() };
-        rule.result = wide.operands[n].clone();
-        let mut replaced = Vec::new();
-        // a dimension read with an offset, or at one place: a factor walks it whole, and what was not read gets 0
-        for (position, axis) in dims.iter().enumerate() {
-            let access = rule.result[position].clone();
-            if access.is_exact(self.b.graph.size(*axis), &|factor| sizes[factor]) {
-                continue;
-            }
-            rule.factors.push(*axis);
-            let whole = rule.factors.len() - 1;
-            let inside = match access.terms[..] {
-                [] => index(whole).equal(lit(access.offset as f64)),
-                [Term { factor, stride: 1 }] => {
-                    let size = self.b.graph.size(rule.factors[factor]);
-                    rule = shift_factor(&rule, factor, whole, access.offset);
-                    replaced.push(factor);
-                    let first = lit(access.offset as f64);
-                    let last = lit((access.offset + size as i64 - 1) as f64);
-                    // product of two comparisons: both must hold
-                    first.at_most(index(whole)) * index(whole).at_most(last)
-                }
-                _ => return Err(GradError { op: id, reason: "a dimension is read with a stride and an offset".into() }),
-            };
-            rule.result[position] = DimAccess::factor(whole);
-            let body = Formula::graft(&rule.expr, (0..values.len()).map(x).collect());
-            rule.expr = inside.select(body, lit(0.0)).expr();
-        }
-        let (rule, operands) = self.tidy(rule, values, &replaced);
-        Ok(self.b.rule("grad", rule, &operands, &dims))
-    }
-
-    /// Drops operands that are not read and factors that nothing walks: a sum over such a factor is a product with
-    /// its size, unless another factor has `replaced` it.
-    fn tidy(&self, mut rule: Rule, values: &[ValueId], replaced: &[usize]) -> (Rule, Vec<ValueId>) {
-        let read: Vec<usize> = (0..values.len()).filter(|n| rule.expr.reads(*n)).collect();
-        let mut expr = Expr::default();
-        let renamed: BTreeMap<usize, usize> = read.iter().enumerate().map(|(new, old)| (*old, new)).collect();
-        let mut root = expr.graft(&rule.expr, &mut |expr, n| expr.push(Node::Operand(renamed[&n])), &|factor| factor);
-        rule.operands = read.iter().map(|n| rule.operands[*n].clone()).collect();
-        expr.root = root;
-        rule.expr = expr.clone();
-        let gone = rule.unwalked();
-        for factor in gone.iter().filter(|factor| !replaced.contains(factor)) {
-            let size = expr.literal(self.b.graph.size(rule.factors[*factor]) as f64);
-            root = expr.binary(Binary::Mul, root, size);
-        }
-        expr.root = root;
-        rule.expr = expr.pruned();
-        let rule = drop_factors(&rule, &gone);
-        let rule = Rule { reduce: if rule.reduced().is_empty() { None } else { Some(Reduce::Sum) }, ..rule };
-        (rule, read.iter().map(|n| values[*n]).collect())
-    }
-
-    fn repeat(&mut self, op: &Op, repeat: &Repeat) -> Result<(), GradError> {
+    fn repeat(&mut self, op: &Op, repeat: &Repeat) {
         let active: Vec<usize> = (0..repeat.carried.len()).filter(|n| self.needs.contains(&repeat.carried[*n].arg)).collect();
-        if active.iter().all(|n| !self.cotangents.contains_key(&op.results[*n])) {
-            return Ok(());
+        let collected: Vec<Slice> = repeat.collected.iter().copied().filter(|slice| self.needs.contains(&slice.whole)).collect();
+        let wanted = |value: ValueId| self.cotangents.contains_key(&value);
+        if !active.iter().any(|n| wanted(op.results[*n])) && !collected.iter().any(|slice| wanted(slice.whole)) {
+            return;
         }
+        let collected: Vec<(ValueId, ValueId)> =
+            collected.into_iter().filter_map(|slice| Some((slice.each, self.take(slice.whole)?))).collect();
         let inits: Vec<ValueId> =
             active.iter().map(|n| self.take(op.results[*n]).unwrap_or_else(|| zeros(self.b, repeat.carried[*n].init))).collect();
         let outside = std::mem::take(&mut self.cotangents);
@@ -476,14 +419,27 @@ impl Pass<'_> {
         for (n, arg) in active.iter().zip(args) {
             self.cotangents.entry(repeat.carried[*n].next).or_default().push(arg);
         }
+        // the cotangent of what is collected is taken, and that of what is taken is collected
+        for (each, whole) in collected {
+            let cotangent = self.b.take(whole);
+            self.cotangents.entry(each).or_default().push(cotangent);
+        }
         for inner in repeat.body.iter().rev() {
-            self.op(*inner)?;
+            self.op(*inner);
         }
         let mut nexts = Vec::new();
         for n in &active {
             let arg = repeat.carried[*n].arg;
             let next = self.take(arg).unwrap_or_else(|| zeros(self.b, arg));
             nexts.push(next);
+        }
+        let mut taken = Vec::new();
+        for slice in &repeat.taken {
+            if let Some(cotangent) = self.take(slice.each) {
+                let axis = self.b.dims(slice.whole)[0];
+                self.b.collect(cotangent, axis);
+                taken.push(slice.whole);
+            }
         }
         // parameters of the loop keep a cotangent per iteration; what came from outside collects over iterations
         let rest = std::mem::replace(&mut self.cotangents, outside);
@@ -512,10 +468,9 @@ impl Pass<'_> {
         for (n, result) in active.iter().zip(&results) {
             self.cotangents.entry(repeat.carried[*n].init).or_default().push(*result);
         }
-        for (value, result) in outer_values.into_iter().zip(&results[active.len()..]) {
+        for (value, result) in outer_values.into_iter().chain(taken).zip(&results[active.len()..]) {
             self.cotangents.entry(value).or_default().push(*result);
         }
-        Ok(())
     }
 }
 
@@ -562,36 +517,6 @@ fn drop_factors(rule: &Rule, gone: &[usize]) -> Rule {
     }
     let mut expr = Expr::default();
     expr.root = expr.graft(&rule.expr, &mut |expr, n| expr.push(Node::Operand(n)), &renumber);
-    out.expr = expr.pruned();
-    out
-}
-
-/// The rule with `factor` replaced by `whole − offset` everywhere.
-fn shift_factor(rule: &Rule, factor: usize, whole: usize, offset: i64) -> Rule {
-    let mut out = rule.clone();
-    for dim in out.operands.iter_mut().flatten().chain(&mut out.result) {
-        for term in dim.terms.iter_mut().filter(|term| term.factor == factor) {
-            term.factor = whole;
-            dim.offset -= term.stride * offset;
-        }
-    }
-    let mut expr = Expr::default();
-    let mut placed: Vec<NodeId> = Vec::new();
-    for node in &rule.expr.nodes {
-        let at = |id: NodeId| placed[id as usize];
-        let id = match node {
-            Node::Index(known) if *known == factor => {
-                let (whole, first) = (expr.push(Node::Index(whole)), expr.literal(offset as f64));
-                expr.binary(Binary::Sub, whole, first)
-            }
-            Node::Unary(op, a) => expr.unary(*op, at(*a)),
-            Node::Binary(op, a, b) => expr.binary(*op, at(*a), at(*b)),
-            Node::Select(c, a, b) => expr.select(at(*c), at(*a), at(*b)),
-            leaf => expr.push(leaf.clone()),
-        };
-        placed.push(id);
-    }
-    expr.root = placed[rule.expr.root as usize];
     out.expr = expr.pruned();
     out
 }

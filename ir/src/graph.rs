@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::axis::Axis;
+use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::random;
@@ -27,6 +27,8 @@ pub enum Init {
     Normal(f64),
     /// Uniform in ± this bound.
     Uniform(f64),
+    /// As the parameter that it goes with, before that is rounded to its type: a master copy.
+    Copy,
 }
 
 impl Init {
@@ -37,6 +39,7 @@ impl Init {
             Init::Constant(value) => value,
             Init::Normal(std) => std * random::normal(stream, element),
             Init::Uniform(bound) => bound * (2.0 * random::uniform(stream, element) - 1.0),
+            Init::Copy => unreachable!("a copy begins as its parameter does, see `Graph::begins`"),
         }
     }
 }
@@ -57,17 +60,23 @@ pub enum Source {
     MaskedTokens(i32),
     /// The hidden tokens of [`Source::MaskedTokens`] where they are to be found, elsewhere [`IGNORED`].
     MaskedTargets,
+    /// The image of each sample, from 0 to 1: dims (batch, the image's own ...).
+    Pixels,
+    /// The class of each sample: dims (batch).
+    Labels,
 }
 
 impl Source {
     /// Every source with its word; the number of those that have one is 0.
-    pub const ALL: [(Source, &'static str); 6] = [
+    pub const ALL: [(Source, &'static str); 8] = [
         (Source::Tokens, "tokens"),
         (Source::NextTokens, "next_tokens"),
         (Source::TokensFrom(0), "tokens_from"),
         (Source::Documents(0), "documents"),
         (Source::MaskedTokens(0), "masked_tokens"),
         (Source::MaskedTargets, "masked_targets"),
+        (Source::Pixels, "pixels"),
+        (Source::Labels, "labels"),
     ];
 
     /// The word of this source.
@@ -81,11 +90,34 @@ impl Source {
         Self::ALL.iter().find(|row| row.1 == word).map(|row| row.0)
     }
 
+    /// Whether it holds floating-point numbers; integers otherwise.
+    pub fn is_float(self) -> bool {
+        self == Source::Pixels
+    }
+
+    /// The axes that such an input has, in words.
+    pub fn axes(self) -> &'static str {
+        match self {
+            Source::Pixels => "a batch axis, then those of an image",
+            Source::Labels => "a batch axis",
+            _ => "two axes, of the roles `batch` and `seq`",
+        }
+    }
+
+    /// Whether an input with axes of these roles can be of this source.
+    pub fn takes(self, roles: &[Role]) -> bool {
+        match self {
+            Source::Pixels => roles.len() > 1 && roles[0] == Role::Batch && !roles[1..].contains(&Role::Batch),
+            Source::Labels => roles == [Role::Batch],
+            _ => roles == [Role::Batch, Role::Seq],
+        }
+    }
+
     /// The number that it is given, of a token or a position, if it is given one.
     pub fn number(self) -> Option<i32> {
         match self {
             Source::TokensFrom(number) | Source::Documents(number) | Source::MaskedTokens(number) => Some(number),
-            Source::Tokens | Source::NextTokens | Source::MaskedTargets => None,
+            Source::Tokens | Source::NextTokens | Source::MaskedTargets | Source::Pixels | Source::Labels => None,
         }
     }
 
@@ -106,6 +138,7 @@ impl Source {
             Source::NextTokens => positions + 1,
             Source::TokensFrom(first) => positions + u64::from(first.unsigned_abs()),
             Source::Tokens | Source::Documents(_) | Source::MaskedTokens(_) | Source::MaskedTargets => positions,
+            Source::Pixels | Source::Labels => 0,
         }
     }
 }
@@ -138,6 +171,8 @@ pub enum Leaf {
         /// Its name among the states of that parameter, such as `m`.
         slot: String,
     },
+    /// A scalar that training keeps for itself from step to step and that begins so: how far it is. Only checkpoints have it.
+    Progress(f64),
     /// A scalar that the run supplies.
     Supplied(Supplied),
     /// The sum of this value over micro-batches: at rest between them, whole when the last is done.
@@ -154,6 +189,8 @@ pub enum Def {
     Result(OpId, usize),
     /// Carried value `.1` of a repeat, as its body sees it.
     Carried(OpId, usize),
+    /// The entry of taken tensor `.1` of a repeat at an iteration.
+    Taken(OpId, usize),
 }
 
 /// A value of the graph. One with a `within` stands for one value per iteration of that loop.
@@ -227,8 +264,17 @@ pub struct Carried {
     pub next: ValueId,
 }
 
+/// A tensor that a repeat goes along: its first axis has an entry for each iteration of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The tensor.
+    pub whole: ValueId,
+    /// Its entry at an iteration, without the first axis.
+    pub each: ValueId,
+}
+
 /// A block repeated over the iterations of a loop. Its body may read any earlier value; one that has an instance per
-/// iteration of the same loop is read at the same iteration.
+/// iteration of the same loop is read at the same iteration. A repeat that takes or collects slices is a **scan**.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Repeat {
     /// The loop.
@@ -237,11 +283,20 @@ pub struct Repeat {
     pub reversed: bool,
     /// The body.
     pub body: Vec<OpId>,
-    /// Carried values; the repeat's results are their last ones.
+    /// Carried values; the repeat's first results are their last ones.
     pub carried: Vec<Carried>,
+    /// Tensors that the body reads an entry of at each iteration.
+    pub taken: Vec<Slice>,
+    /// Tensors that are made of a value of each iteration: the repeat's further results.
+    pub collected: Vec<Slice>,
 }
 
 impl Repeat {
+    /// Whether it goes along a tensor. All its iterations then live where that does.
+    pub fn is_scan(&self) -> bool {
+        !self.taken.is_empty() || !self.collected.is_empty()
+    }
+
     /// The iteration that is gone through after `passed` others, of `count`.
     pub fn iteration(&self, passed: u64, count: u64) -> u64 {
         if self.reversed { count - 1 - passed } else { passed }
@@ -467,6 +522,15 @@ impl Graph {
     pub fn leaf(&self, id: ValueId) -> Option<&Leaf> {
         match &self.value(id).def {
             Def::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+    /// How what is kept from step to step begins, and whose name its numbers are drawn by: for a copy of a parameter that parameter's.
+    pub fn begins(&self, id: ValueId) -> Option<(Init, ValueId)> {
+        match *self.leaf(id)? {
+            Leaf::State { init: Init::Copy, of: Some(of), .. } => self.begins(of),
+            Leaf::Param(init) | Leaf::State { init, .. } => Some((init, id)),
+            Leaf::Progress(begin) => Some((Init::Constant(begin), id)),
             _ => None,
         }
     }

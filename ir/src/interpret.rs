@@ -1,5 +1,8 @@
 //! The interpreter: plain loops in f64, no cleverness. Every back end and every layout is compared with it.
 //!
+//! What an operator computes is rounded to the type of its result if that has 16 bits: that is what a run in such a type
+//! means. Values of f32 keep the digits of f64.
+//!
 //! It runs the whole batch at once, so a sum over micro-batches is the value itself. It also evaluates one rule on one
 //! shard, which is how sharded runs are checked against whole ones. Shapes that do not fit are bugs and panic with the
 //! operator; graphs from outside go through [`crate::verify::verify`] first.
@@ -34,6 +37,13 @@ impl Tensor {
         Self::new(Vec::new(), vec![value])
     }
 
+    /// The tensor at an index of the first dimension.
+    pub fn entry(&self, index: u64) -> Self {
+        let shape = self.shape[1..].to_vec();
+        let elements = shape.iter().product::<u64>() as usize;
+        Self::new(shape, self.data[index as usize * elements..][..elements].to_vec())
+    }
+
     /// The tensor whose element `i`, counted row-major, is `element(i)`.
     pub fn from_fn(shape: Vec<u64>, element: impl FnMut(u64) -> f64) -> Self {
         let elements: u64 = shape.iter().product();
@@ -51,8 +61,9 @@ pub fn whole(sizes: &[u64]) -> Vec<Intervals> {
 ///
 /// `extents` are the global indices walked of each factor, `sizes` the factors' global sizes, and `operand_shapes` the
 /// operands' global shapes. A dimension that its factors walk exactly ([`DimAccess::is_exact`]) is as local as they
-/// are: the tensor holds the row-major product of their local indices. Any other dimension is whole, is read at the
-/// global affine index, and gives 0 outside. The result's dimensions are exact, so they are as local as their factors.
+/// are: the tensor holds the row-major product of their local indices. Of any other dimension it holds what they reach
+/// ([`DimAccess::reached`]), is read at the global affine index, and gives 0 outside the dimension. The result's
+/// dimensions are exact, so they are as local as their factors.
 pub fn eval_rule(
     rule: &Rule,
     extents: &[Intervals],
@@ -69,7 +80,7 @@ pub fn eval_rule(
         .iter()
         .zip(operands)
         .zip(operand_shapes)
-        .map(|((access, tensor), shape)| Read::new(rule, access, tensor, shape, sizes, &walk))
+        .map(|((access, tensor), shape)| Read::new(rule, access, tensor, shape, &Local { sizes, extents, walk: &walk }))
         .collect();
     let shape = rule.result.iter().map(|dim| dim.terms.iter().map(|term| walk.count(term.factor) as u64).product()).collect();
     let kept: Vec<usize> = Rule::factors_of(&rule.result).collect();
@@ -147,46 +158,56 @@ struct Read<'a> {
 enum ReadDim<'a> {
     /// Row-major over the local positions of these (factor, count).
     Local(Vec<(usize, usize)>),
-    /// At the global index.
-    Whole(&'a DimAccess),
+    /// At the global index, of a dimension of this size of which the tensor holds what begins at `first`.
+    At { access: &'a DimAccess, size: u64, first: u64 },
+}
+
+/// The local part of the factors.
+struct Local<'a> {
+    sizes: &'a [u64],
+    extents: &'a [Intervals],
+    walk: &'a Walk,
 }
 
 impl<'a> Read<'a> {
-    fn new(rule: &'a Rule, access: &'a [DimAccess], tensor: &'a Tensor, shape: &[u64], sizes: &[u64], walk: &Walk) -> Self {
+    fn new(rule: &'a Rule, access: &'a [DimAccess], tensor: &'a Tensor, shape: &[u64], local: &Local<'_>) -> Self {
+        let reached = |dim: &DimAccess, size: u64| dim.reached(size, &|factor| (local.sizes[factor], &local.extents[factor]));
         let dims: Vec<ReadDim<'_>> = access
             .iter()
             .zip(shape)
             .map(|(dim, &size)| {
-                if dim.is_exact(size, &|factor| sizes[factor]) {
-                    ReadDim::Local(dim.terms.iter().map(|term| (term.factor, walk.count(term.factor))).collect())
+                if dim.is_exact(size, &|factor| local.sizes[factor]) {
+                    ReadDim::Local(dim.terms.iter().map(|term| (term.factor, local.walk.count(term.factor))).collect())
                 } else {
-                    ReadDim::Whole(dim)
+                    ReadDim::At { access: dim, size, first: reached(dim, size).0 }
                 }
             })
             .collect();
-        let local: Vec<u64> = dims
+        let held: Vec<u64> = dims
             .iter()
-            .zip(shape)
-            .map(|(dim, &size)| match dim {
+            .map(|dim| match dim {
                 ReadDim::Local(factors) => factors.iter().map(|(_, count)| *count as u64).product(),
-                ReadDim::Whole(_) => size,
+                ReadDim::At { access, size, .. } => {
+                    let (first, end) = reached(access, *size);
+                    end - first
+                }
             })
             .collect();
-        assert_eq!(tensor.shape, local, "the shard of an operand of {rule:?}");
+        assert_eq!(tensor.shape, held, "the shard of an operand of {rule:?}");
         Self { tensor, dims }
     }
 
     fn at(&self, walk: &Walk) -> f64 {
         let mut offset = 0;
-        for (dim, &size) in self.dims.iter().zip(&self.tensor.shape) {
+        for (dim, &held) in self.dims.iter().zip(&self.tensor.shape) {
             let index = match dim {
                 ReadDim::Local(factors) => factors.iter().fold(0, |at, (factor, count)| at * count + walk.positions[*factor]),
-                ReadDim::Whole(dim) => match u64::try_from(dim.index(&walk.indices)) {
-                    Ok(index) if index < size => index as usize,
+                ReadDim::At { access, size, first } => match u64::try_from(access.index(&walk.indices)) {
+                    Ok(index) if index < *size => (index - first) as usize,
                     _ => return 0.0,
                 },
             };
-            offset = offset * size as usize + index;
+            offset = offset * held as usize + index;
         }
         self.tensor.data[offset]
     }
@@ -216,11 +237,12 @@ impl Env {
 
 /// The first value of a parameter or state at an iteration. Panics on any other value.
 pub fn initial_leaf(graph: &Graph, value: ValueId, iteration: u64, seed: u64) -> Tensor {
-    let (Some(Leaf::Param(init)) | Some(Leaf::State { init, .. })) = graph.leaf(value) else {
+    let Some((init, drawn_by)) = graph.begins(value) else {
         panic!("{value} `{}` is no parameter and no state", graph.value(value).name);
     };
-    let stream = init_stream(graph, value, iteration, seed);
-    Tensor::from_fn(graph.shape(value), |element| init.element(stream, element))
+    let stream = init_stream(graph, drawn_by, iteration, seed);
+    let dtype = graph.value(value).ty.dtype;
+    Tensor::from_fn(graph.shape(value), |element| dtype.round(init.element(stream, element)))
 }
 
 /// The stream that [`crate::graph::Init::element`] draws the first value of a parameter from: keyed by its instance's name.
@@ -231,7 +253,7 @@ pub fn init_stream(graph: &Graph, value: ValueId, iteration: u64, seed: u64) -> 
 
 /// The first values of all parameters and states at all iterations.
 pub fn initial_leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
-    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. }));
+    let begins = graph.leaves(|leaf| matches!(leaf, Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_)));
     begins
         .flat_map(|value| (0..graph.iterations(graph.value(value).within)).map(move |iteration| (value, iteration)))
         .map(|(value, iteration)| ((value, iteration), initial_leaf(graph, value, iteration, seed)))
@@ -304,8 +326,9 @@ impl Run<'_> {
         let sizes = graph.factor_sizes(rule);
         let ctx = DrawContext { seed: self.seed, step: self.step, iteration };
         let mut result = eval_rule(rule, &whole(&sizes), &sizes, &tensors, &shapes, ctx);
-        result.data.iter_mut().for_each(|x| *x = (self.round)(*x));
         let value = graph.op(op).result();
+        let dtype = graph.value(value).ty.dtype;
+        result.data.iter_mut().for_each(|x| *x = dtype.round((self.round)(*x)));
         assert_eq!(result.shape, graph.shape(value), "{op} defines {value} `{}`", graph.value(value).name);
         self.env.values.insert((value, iteration), result);
     }
@@ -318,6 +341,10 @@ impl Run<'_> {
             for (entry, tensor) in repeat.carried.iter().zip(carried) {
                 self.env.values.insert((entry.arg, iteration), tensor);
             }
+            for slice in &repeat.taken {
+                let entry = self.read(slice.whole, 0).entry(iteration);
+                self.env.values.insert((slice.each, iteration), entry);
+            }
             for &inner in &repeat.body {
                 let Kind::Map(rule) = &self.graph.op(inner).kind else { panic!("{inner} is a repeat within {op}") };
                 self.map(inner, rule, Some((repeat.over, iteration)));
@@ -326,6 +353,11 @@ impl Run<'_> {
         }
         for (&result, tensor) in self.graph.op(op).results.iter().zip(carried) {
             self.env.values.insert((result, 0), tensor);
+        }
+        for slice in &repeat.collected {
+            let shape = self.graph.shape(slice.whole);
+            let data = (0..count).flat_map(|iteration| self.read(slice.each, iteration).data.clone()).collect();
+            self.env.values.insert((slice.whole, 0), Tensor::new(shape, data));
         }
     }
 }

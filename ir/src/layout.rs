@@ -151,9 +151,36 @@ impl Mesh {
     }
 }
 
+/// What an index of a factor needs of a dimension: index `i` needs the elements from `stride · i + first` on, `reach` of
+/// them, as far as they are within the dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Window {
+    /// Elements from one index to the next.
+    pub stride: i64,
+    /// The first element of index 0, perhaps before the dimension.
+    pub first: i64,
+    /// Elements that one index needs.
+    pub reach: u64,
+}
+
+impl Window {
+    /// What these indices need of a dimension of `dim` elements, and what lies between.
+    pub fn image(&self, indices: &[(u64, u64)], dim: u64) -> Intervals {
+        let (Some((low, _)), Some((_, high))) = (indices.first(), indices.last()) else { return Vec::new() };
+        let ends = [*low as i64, *high as i64 - 1].map(|index| self.stride * index + self.first);
+        let start = ends[0].min(ends[1]).max(0);
+        let end = (ends[0].max(ends[1]) + self.reach as i64).min(dim as i64);
+        if start < end { vec![(start as u64, end as u64)] } else { Vec::new() }
+    }
+}
+
 /// A split of one dimension over one mesh axis. The dimension is seen as (outer, `size`, `inner`) and the middle
 /// index is dealt out; a plain split has `inner` 1 and the dimension's whole size, a split of a minor factor of a
 /// merged axis is strided.
+///
+/// Through a [`Window`] a factor of `size` indices beside the dimension is dealt out, and a rank holds what its indices
+/// need: shards overlap, and there may be elements that no rank holds. Who walks all of the factor holds all of the
+/// dimension. So a tensor is read like this, and neither made nor kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Split {
     /// The dimension.
@@ -166,6 +193,20 @@ pub struct Split {
     pub depth: usize,
     /// How indices are dealt out.
     pub partition: Partition,
+    /// The window through which the factor walks the dimension, if it does; `inner` is 1 then.
+    pub window: Option<Window>,
+}
+
+impl Split {
+    /// A split of a factor of a dimension.
+    pub fn new(dim: usize, size: u64, inner: u64, depth: usize, partition: Partition) -> Self {
+        Self { dim, size, inner, depth, partition, window: None }
+    }
+
+    /// A factor that walks a dimension as it is, or the dimension through a window.
+    fn view(&self) -> (u64, u64, Option<Window>) {
+        (self.size, self.inner, self.window)
+    }
 }
 
 /// What one mesh axis does to a tensor.
@@ -180,12 +221,45 @@ pub enum Share {
     Partial(Reduce),
 }
 
+impl Share {
+    /// Whether it is a split through a window.
+    pub fn is_windowed(&self) -> bool {
+        matches!(self, Share::Split(Split { window: Some(_), .. }))
+    }
+
+    /// What it does to an entry of the tensor along its first dimension; `None` if it deals that dimension out.
+    pub fn entry(self) -> Option<Share> {
+        match self {
+            Share::Split(split) => Some(Share::Split(Split { dim: split.dim.checked_sub(1)?, ..split })),
+            other => Some(other),
+        }
+    }
+
+    /// The same of a tensor of such tensors, along a first dimension that it does not deal out.
+    pub fn stacked(self) -> Share {
+        match self {
+            Share::Split(split) => Share::Split(Split { dim: split.dim + 1, ..split }),
+            other => other,
+        }
+    }
+}
+
 /// The layout of a tensor: one [`Share`] for each mesh axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Layout(pub Vec<Share>);
 
 impl Layout {
+    /// The layout of an entry of the tensor along its first dimension; `None` if ranks deal that dimension out.
+    pub fn entry(&self) -> Option<Self> {
+        self.0.iter().map(|share| share.entry()).collect::<Option<_>>().map(Self)
+    }
+
+    /// The layout of a tensor of such tensors, along a first dimension that every rank has whole.
+    pub fn stacked(&self) -> Self {
+        Self(self.0.iter().map(|share| share.stacked()).collect())
+    }
+
     /// B on every axis.
     pub fn broadcast(mesh: &Mesh) -> Self {
         Self(vec![Share::Broadcast; mesh.axes.len()])
@@ -238,14 +312,29 @@ impl Layout {
             .iter()
             .enumerate()
             .map(|(dim, &size)| {
-                let whole = if size == 0 { Vec::new() } else { vec![(0, size)] };
-                self.splits(dim).iter().fold(whole, |held, (axis, split)| {
-                    let digits = digits(&held, split);
-                    let chosen = split.partition.part(count(&digits), mesh.axes[*axis].size, coordinates[*axis]);
-                    keep(&held, split, &nth(&digits, &chosen))
+                let whole = |size| if size == 0 { Vec::new() } else { vec![(0, size)] };
+                // what is left of the factors that walk the dimension through windows
+                let mut through: Vec<(Split, Intervals)> = Vec::new();
+                self.splits(dim).iter().fold(whole(size), |held, (axis, split)| {
+                    let part = |n: u64| split.partition.part(n, mesh.axes[*axis].size, coordinates[*axis]);
+                    let Some(window) = split.window else {
+                        let digits = digits(&held, split);
+                        return keep(&held, split, &nth(&digits, &part(count(&digits))));
+                    };
+                    let known = through.iter().position(|(known, _)| known.view() == split.view());
+                    let left = known.map_or_else(|| whole(split.size), |known| through.swap_remove(known).1);
+                    let left = nth(&left, &part(count(&left)));
+                    let needed = if left == whole(split.size) { whole(size) } else { window.image(&left, size) };
+                    through.push((*split, left));
+                    intersect(&held, &needed)
                 })
             })
             .collect()
+    }
+
+    /// Whether some dimension is split through a window: a layout to read in, and no more.
+    pub fn is_windowed(&self) -> bool {
+        self.0.iter().any(Share::is_windowed)
     }
 
     /// The shape of the shard at `coordinates`.
@@ -259,15 +348,27 @@ impl Layout {
             .iter()
             .enumerate()
             .map(|(dim, &size)| {
-                let mut views: Vec<(u64, u64, u64)> = Vec::new();
+                let mut views: Vec<(Split, u64)> = Vec::new();
                 for (axis, split) in self.splits(dim) {
                     let parts = mesh.axes[axis].size;
-                    match views.iter_mut().find(|view| (view.0, view.1) == (split.size, split.inner)) {
-                        Some(view) => view.2 = split.partition.largest(view.2, parts),
-                        None => views.push((split.size, split.inner, split.partition.largest(split.size, parts))),
+                    match views.iter_mut().find(|view| view.0.view() == split.view()) {
+                        Some(view) => {
+                            view.1 = split.partition.largest(view.1, parts);
+                            if split.partition == Partition::Zigzag {
+                                view.0.partition = split.partition;
+                            }
+                        }
+                        None => views.push((split, split.partition.largest(split.size, parts))),
                     }
                 }
-                views.iter().fold(size, |size, (factor, _, largest)| (size * largest).div_ceil(*factor))
+                views.iter().fold(size, |size, (split, largest)| match split.window {
+                    // what lies between two pieces is held too
+                    Some(window) if *largest < split.size && *largest > 0 && split.partition != Partition::Zigzag => {
+                        size.min(window.stride.unsigned_abs() * (largest - 1) + window.reach)
+                    }
+                    Some(_) if *largest > 0 => size,
+                    _ => (size * largest).div_ceil(split.size),
+                })
             })
             .product()
     }
@@ -369,6 +470,9 @@ impl std::fmt::Display for Share {
                     Partition::Zigzag => f.write_str(" zigzag")?,
                     Partition::Chunk(length) => write!(f, " by {length}")?,
                 }
+                if let Some(Window { stride, first, reach }) = split.window {
+                    write!(f, " of {} seen {reach} from {stride}i{first:+}", split.size)?;
+                }
                 f.write_str(")")
             }
         }
@@ -390,7 +494,7 @@ mod tests {
     use super::*;
 
     fn split(dim: usize, size: u64, inner: u64, depth: usize, partition: Partition) -> Share {
-        Share::Split(Split { dim, size, inner, depth, partition })
+        Share::Split(Split::new(dim, size, inner, depth, partition))
     }
 
     fn shards(layout: &Layout, size: u64, mesh: &Mesh) -> Vec<Intervals> {
@@ -427,6 +531,28 @@ mod tests {
         let layout = Layout(vec![split(0, 3, 1, 0, Partition::Balanced)]);
         assert_eq!(shards(&layout, 6, &mesh), [vec![(0, 2), (3, 5)], vec![(2, 3), (5, 6)]]);
         assert_eq!(layout.largest_shard(&[6], &mesh), 4);
+    }
+
+    #[test]
+    fn what_is_seen_through_a_window_overlaps() {
+        let mesh = Mesh::new(&[("x", 2), ("y", 2)]);
+        // 7 windows of 3, at 2i - 1: 4 and 3 of them, then 2, 2 and 2, 1
+        let window = Some(Window { stride: 2, first: -1, reach: 3 });
+        let share = |depth| Share::Split(Split { window, ..Split::new(0, 7, 1, depth, Partition::Balanced) });
+        let outer = Layout(vec![share(0), Share::Broadcast]);
+        assert_eq!(shards(&outer, 13, &mesh), [vec![(0, 8)], vec![(0, 8)], vec![(7, 13)], vec![(7, 13)]]);
+        assert_eq!(outer.largest_shard(&[13], &mesh), 9);
+        let both = Layout(vec![share(0), share(1)]);
+        assert_eq!(shards(&both, 13, &mesh), [vec![(0, 4)], vec![(3, 8)], vec![(7, 12)], vec![(11, 13)]]);
+        assert!(both.is_windowed());
+    }
+
+    #[test]
+    fn who_walks_all_of_a_window_holds_all() {
+        let mesh = Mesh::new(&[("x", 2)]);
+        let window = Some(Window { stride: 1, first: 2, reach: 1 });
+        let layout = Layout(vec![Share::Split(Split { window, ..Split::new(0, 1, 1, 0, Partition::Balanced) })]);
+        assert_eq!(shards(&layout, 5, &mesh), [vec![(0, 5)], vec![]]);
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //!
 //! A **repeat** runs its body once per iteration of a **loop** and carries values from one to the next. Inside, values
 //! and parameters have one instance per iteration, and a later repeat over the same loop reads the instance of the
-//! iteration that it is at; that is how a backward pass meets its forward pass.
+//! iteration that it is at; that is how a backward pass meets its forward pass. A repeat may be a **scan**: at each
+//! iteration it takes the entry of a tensor along its first axis, and makes one of another. The gradient of the one is the
+//! other.
 //!
 //! # Graphs and steps
 //!
@@ -54,6 +56,7 @@ pub mod id;
 pub mod interpret;
 pub mod layout;
 pub mod library;
+pub mod precision;
 pub mod program;
 pub mod random;
 pub mod rewrite;

@@ -3,6 +3,7 @@
 //! None of them has a sharding rule of its own: whatever their bodies admit is legal.
 
 mod order;
+mod windows;
 
 use crate::axis::Role;
 use crate::build::Builder;
@@ -11,6 +12,8 @@ use crate::graph::Class;
 use crate::id::{AxisId, Id, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
 use crate::scalar::{Binary, Expr, Node, Unary};
+
+pub use windows::Window;
 
 /// `x · Φ(x)` by tanh: `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))` (Hendrycks and Gimpel, 2016).
 pub fn gelu(a: Formula) -> Formula {
@@ -42,6 +45,8 @@ pub struct Pointwise {
 /// What attention does with its scores besides scaling them, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
+    /// What they are multiplied by; without it `1 / sqrt(dim)`.
+    pub scale: Option<f64>,
     /// They become `cap · tanh(score / cap)` (Gemma 2, 2024).
     pub softcap: Option<f64>,
     /// Is added to them.
@@ -265,7 +270,7 @@ impl Builder {
     /// [`Builder::attention`] with more done to its scores. What they become is one operator, so neither a bias nor a
     /// mask is a tensor of its own. A row that is hidden whole gives 0.
     pub fn attention_by(&mut self, query: ValueId, key: ValueId, value: ValueId, past: AxisId, dim: AxisId, how: &Scores) -> ValueId {
-        let scale = 1.0 / (self.graph.size(dim) as f64).sqrt();
+        let scale = how.scale.unwrap_or(1.0 / (self.graph.size(dim) as f64).sqrt());
         self.composite("attention", Class::Attention, true, |b| {
             let q_dims = b.dims(query);
             let mut score_dims: Vec<AxisId> = q_dims.iter().copied().filter(|axis| *axis != dim).collect();

@@ -9,6 +9,7 @@ use crate::boxing::Step;
 use crate::dtype::DType;
 use crate::graph::{Init, PhaseKind, Source};
 use crate::layout::{Layout, Mesh, Partition};
+use crate::precision::Precision;
 use crate::rule::Rule;
 
 /// Index of a buffer in its role.
@@ -25,11 +26,11 @@ pub struct Program {
     pub strategy: String,
     /// Final value of everything that can be set.
     pub settings: Vec<(String, String)>,
-    /// Element type of floating-point values.
-    pub precision: DType,
+    /// The types of floating-point values.
+    pub precision: Precision,
     /// Samples of a step.
     pub batch: u64,
-    /// Positions of a sample.
+    /// Positions of a sample: up to the last that an input looks at.
     pub seq: u64,
     /// Size of the vocabulary of the inputs.
     pub vocab: u64,
@@ -48,6 +49,24 @@ pub struct Program {
 }
 
 impl Program {
+    /// Elements of an image along each of its axes, if the program reads any.
+    pub fn image(&self) -> Option<Vec<u64>> {
+        self.roles.iter().find_map(|role| {
+            role.sections.iter().flat_map(|section| &section.instructions).find_map(|instruction| match instruction {
+                Instruction::Load { buffer, source: Source::Pixels } => role.buffers.get(*buffer)?.shape.get(1..).map(<[u64]>::to_vec),
+                _ => None,
+            })
+        })
+    }
+
+    /// Whether its inputs are images or their labels, and not tokens.
+    pub fn reads_images(&self) -> bool {
+        let sections = self.roles.iter().flat_map(|role| &role.sections);
+        sections
+            .flat_map(|section| &section.instructions)
+            .any(|instruction| matches!(instruction, Instruction::Load { source: Source::Pixels | Source::Labels, .. }))
+    }
+
     /// Messages that a channel between two stages holds before its sender waits: enough for a pipeline that is full.
     pub fn channel_capacity(&self) -> usize {
         self.roles.len() + 1
@@ -71,8 +90,8 @@ pub struct KernelSpec {
     pub operands: Vec<DType>,
     /// Global shapes of the operands.
     pub shapes: Vec<Vec<u64>>,
-    /// Element type of the result and of the computation.
-    pub compute: DType,
+    /// Element type of the result; what is computed in follows from it, see [`DType::arithmetic`].
+    pub result: DType,
     /// Whether it is a matrix product, for counting.
     pub gemm: bool,
 }
@@ -154,6 +173,24 @@ pub enum Instruction {
         /// Whether to add.
         accumulate: bool,
     },
+    /// Copies an entry of a tensor along its first dimension, which every rank has whole.
+    Take {
+        /// The tensor.
+        from: BufferId,
+        /// The entry.
+        to: BufferId,
+        /// Which.
+        at: u64,
+    },
+    /// Copies to an entry of a tensor along its first dimension, which every rank has whole.
+    Put {
+        /// The entry.
+        from: BufferId,
+        /// The tensor.
+        to: BufferId,
+        /// Which.
+        at: u64,
+    },
     /// Loads the micro-batch's part of an input.
     Load {
         /// Into.
@@ -188,7 +225,7 @@ impl Instruction {
             Instruction::Kernel { operands, result, accumulate, .. } => {
                 operands.iter().copied().chain(accumulate.then_some(*result)).collect()
             }
-            Instruction::Box { from, .. } => vec![*from],
+            Instruction::Box { from, .. } | Instruction::Take { from, .. } | Instruction::Put { from, .. } => vec![*from],
             Instruction::Copy { from, to, accumulate } => [*from].into_iter().chain(accumulate.then_some(*to)).collect(),
             Instruction::Send { buffer, .. } => vec![*buffer],
             Instruction::Load { .. } | Instruction::Receive { .. } => Vec::new(),
@@ -199,7 +236,9 @@ impl Instruction {
     pub fn writes(&self) -> Option<BufferId> {
         match self {
             Instruction::Kernel { result, .. } => Some(*result),
-            Instruction::Box { to, .. } | Instruction::Copy { to, .. } => Some(*to),
+            Instruction::Box { to, .. } | Instruction::Copy { to, .. } | Instruction::Take { to, .. } | Instruction::Put { to, .. } => {
+                Some(*to)
+            }
             Instruction::Load { buffer, .. } | Instruction::Receive { buffer, .. } => Some(*buffer),
             Instruction::Send { .. } => None,
         }
@@ -212,7 +251,10 @@ impl Instruction {
                 operands.iter_mut().for_each(|id| *id = rename(*id));
                 *result = rename(*result);
             }
-            Instruction::Box { from, to, .. } | Instruction::Copy { from, to, .. } => {
+            Instruction::Box { from, to, .. }
+            | Instruction::Copy { from, to, .. }
+            | Instruction::Take { from, to, .. }
+            | Instruction::Put { from, to, .. } => {
                 *from = rename(*from);
                 *to = rename(*to);
             }
@@ -231,7 +273,14 @@ pub enum LeafKind {
     Param(Init),
     /// A value of the model's own that is kept from step to step.
     State(Init),
-    /// A value that the optimizer keeps for a parameter.
+    /// A state that begins as the parameter of this name, before that is rounded: drawn as it is, or read with it.
+    Copy {
+        /// How the parameter begins.
+        init: Init,
+        /// Its name.
+        of: String,
+    },
+    /// A value that training keeps for itself, as the optimizer does for a parameter.
     Moment(Init),
     /// The number of the step, from 1.
     StepNumber,

@@ -159,6 +159,25 @@ impl DimAccess {
         self.offset == 0 && stride == dim as i64
     }
 
+    /// The indices of a dimension of `dim` elements that a part of the factors reads, from the first to behind the last:
+    /// all of it where every factor is walked whole, none where one is not walked at all. `extents` has (size, intervals)
+    /// of each factor. For a dimension that is not exact.
+    pub fn reached<'a>(&self, dim: u64, extents: &dyn Fn(usize) -> (u64, &'a [(u64, u64)])) -> (u64, u64) {
+        let (mut least, mut end) = (self.offset, self.offset + 1);
+        let mut whole = true;
+        for term in &self.terms {
+            let (size, intervals) = extents(term.factor);
+            let mut filled = intervals.iter().filter(|(start, end)| start < end);
+            let Some(first) = filled.next() else { return (0, 0) };
+            let last = filled.next_back().unwrap_or(first);
+            whole &= crate::layout::count(intervals) == size;
+            let ends = [first.0 as i64, last.1 as i64 - 1].map(|index| term.stride * index);
+            least += ends[0].min(ends[1]);
+            end += ends[0].max(ends[1]);
+        }
+        if whole { (0, dim) } else { (least.clamp(0, dim as i64) as u64, end.clamp(least.clamp(0, dim as i64), dim as i64) as u64) }
+    }
+
     /// The index for these factor indices.
     pub fn index(&self, indices: &[u64]) -> i64 {
         self.offset + self.terms.iter().map(|term| term.stride * indices[term.factor] as i64).sum::<i64>()

@@ -37,8 +37,6 @@ pub struct Options {
     pub repeats: bool,
     /// Whether there may be functions with kinks: max, min, abs, argmax.
     pub kinks: bool,
-    /// Whether there may be reads with a stride and an offset (convolutions), which have no gradient.
-    pub windows: bool,
     /// Whether no operator but the loss brings samples together, as micro-batches need it.
     pub apart: bool,
     /// Type of floating-point values.
@@ -48,14 +46,14 @@ pub struct Options {
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { steps: 6, repeats: true, kinks: true, windows: true, apart: false, float: DType::F64 }
+        Self { steps: 6, repeats: true, kinks: true, apart: false, float: DType::F64 }
     }
 }
 
 impl Options {
     /// What finite differences can check.
     pub fn smooth() -> Self {
-        Self { kinks: false, windows: false, ..Self::default() }
+        Self { kinks: false, ..Self::default() }
     }
 }
 
@@ -95,6 +93,7 @@ pub fn leaves(graph: &Graph, seed: u64) -> BTreeMap<(ValueId, u64), Tensor> {
         let tensor = Tensor::from_fn(graph.shape(id), |_| match source {
             Source::Tokens if dice.chance(0.05) => vocab as f64,
             Source::NextTokens if dice.chance(0.1) => IGNORE,
+            Source::Pixels => dice.real(0.0, 1.0),
             _ => dice.below(vocab) as f64,
         });
         leaves.insert((id, 0), tensor);
@@ -223,8 +222,36 @@ impl Sampler {
         })
     }
 
-    /// Adds a repeat of a few steps that carries one or two values.
+    /// A value of the pool with one of its axes first, which is not that of samples and not long.
+    fn along(&mut self) -> Option<(ValueId, AxisId)> {
+        let goes = |s: &Self, axis: AxisId| axis != s.batch && s.b.graph.size(axis) <= 7;
+        let value = self.pick(&|s, dims| dims.iter().any(|axis| goes(s, *axis)))?;
+        let dims = self.b.dims(value);
+        let axes: Vec<AxisId> = dims.iter().copied().filter(|axis| goes(self, *axis)).collect();
+        let axis = *self.dice.choose(&axes)?;
+        Some((self.axis_first(value, axis), axis))
+    }
+
+    fn axis_first(&mut self, value: ValueId, axis: AxisId) -> ValueId {
+        let dims = self.b.dims(value);
+        if dims[0] == axis {
+            return value;
+        }
+        let dims = [vec![axis], dims.into_iter().filter(|dim| *dim != axis).collect()].concat();
+        self.b.map("turned", &[value], &dims, None, Expr::operand(0))
+    }
+
+    /// Adds a repeat of a few steps that carries one or two values. It may go along tensors: take their entries, and
+    /// collect what it makes.
     fn repeat(&mut self) {
+        let scanned = if self.dice.chance(0.5) { self.along() } else { None };
+        let mut taken: Vec<ValueId> = scanned.iter().map(|(value, _)| *value).collect();
+        if let Some((_, axis)) = scanned
+            && self.dice.chance(0.4)
+            && let Some(other) = self.pick(&|_, dims| dims.contains(&axis))
+        {
+            taken.push(self.axis_first(other, axis));
+        }
         let mut inits = Vec::new();
         for _ in 0..self.dice.between(1, 2) {
             inits.extend(self.pick(&|_, _| true));
@@ -232,9 +259,13 @@ impl Sampler {
         inits.dedup();
         let outside = (self.pool.clone(), std::mem::take(&mut self.unread), std::mem::take(&mut self.states));
         let name = self.name("layer");
-        let count = self.dice.between(1, 3);
+        let count = scanned.map_or_else(|| self.dice.between(1, 3), |(_, axis)| self.b.graph.size(axis));
         let args = self.b.begin_repeat(&name, count, &inits);
         args.iter().for_each(|arg| self.made(*arg));
+        for whole in taken {
+            let each = self.b.take(whole);
+            self.made(each);
+        }
         for _ in 0..self.dice.between(1, 4) {
             self.step();
         }
@@ -247,10 +278,26 @@ impl Sampler {
             nexts.push(self.join(&parts, &dims));
         }
         self.update_states();
+        if self.dice.chance(if scanned.is_some() { 0.8 } else { 0.2 }) {
+            self.collect(count, scanned.map(|(_, axis)| axis));
+        }
         let reversed = self.dice.chance(0.2);
         let results = self.b.end_repeat(&nexts, reversed);
         (self.pool, self.unread, self.states) = outside;
         results.into_iter().for_each(|result| self.made(result));
+    }
+
+    /// Collects a value of the body of the open repeat, along its own axis if that is free.
+    fn collect(&mut self, count: u64, along: Option<AxisId>) {
+        let within = self.b.within();
+        let inside = |value: &ValueId| self.b.graph.value(*value).within == within && self.b.graph.elements(*value) * count <= ELEMENTS;
+        let made: Vec<ValueId> = self.pool.iter().copied().filter(inside).collect();
+        let Some(each) = self.dice.choose(&made).copied() else { return };
+        let axis = match along.filter(|axis| !self.b.dims(each).contains(axis)) {
+            Some(axis) => axis,
+            None => self.axis_of("entry", count, Role::None),
+        };
+        self.b.collect(each, axis);
     }
 
     /// One value over `dims` that all of `parts` flow into: further axes are folded away, missing ones broadcast.

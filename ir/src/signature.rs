@@ -3,11 +3,13 @@
 //! Nothing here knows an operator by name. From the rule alone follow, on one mesh axis:
 //! - *replicate*: every operand and the result B;
 //! - *split* a factor: operands that walk it S, the others B; the result S, or P(op) if the factor is folded by op.
-//!   A factor that a dimension walks together with an offset or past its end is whole and cannot be split (a slice),
-//!   nor can the components of a tuple;
+//!   A dimension that is not walked exactly (a slice, a window) is S through the window of the factor: ranks hold what
+//!   their part of it needs, given all of the dimension's other factors, which then stay whole. The components of a tuple
+//!   cannot be split, nor a factor that walks a tensor twice;
 //! - *pass* P(op): an expression that is linear in some operands together passes P(sum) of all of them through a sum
 //!   or no fold; one that is non-decreasing in an operand passes its P(max) and P(min) through the same fold, through
-//!   none, and through a look-up; a pure move passes every P.
+//!   none, and through a look-up; a pure move passes every P. Rounding is not linear: an operator whose result is of a
+//!   narrower type than an operand passes no P(sum) of it, be it a cast; it is non-decreasing, and P(max) passes.
 //!
 //! On a mesh of several axes a signature is any choice for each of them, with an order in which splits of one factor
 //! nest.
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::axis::Role;
 use crate::graph::Graph;
 use crate::id::OpId;
-use crate::layout::{Layout, Mesh, Partition, Share, Split};
+use crate::layout::{Layout, Mesh, Partition, Share, Split, Window};
 use crate::rule::{DimAccess, Reduce, Rule};
 use crate::scalar::{Binary, Degree, Expr, Node, NodeId, Real};
 
@@ -63,8 +65,28 @@ pub struct SizedRule<'a> {
     pub operands: Vec<Vec<u64>>,
     /// Whether each operand holds floating-point numbers.
     pub floats: Vec<bool>,
+    /// Whether each operand is rounded to a narrower type on its way into the result.
+    pub narrowed: Vec<bool>,
     /// Shape of the result.
     pub result: Vec<u64>,
+}
+
+/// Why a factor is not dealt out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whole {
+    /// An operand is read along it in two dimensions at once.
+    Twice,
+    /// The factor numbers the parts of a tuple, which are merged together.
+    Component,
+}
+
+impl std::fmt::Display for Whole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Whole::Twice => "an operand is read along it in two dimensions at once; shards that follow a diagonal would lift this",
+            Whole::Component => "it numbers the parts of a tuple, which are merged together; no rule lifts this",
+        })
+    }
 }
 
 impl<'a> SizedRule<'a> {
@@ -72,11 +94,13 @@ impl<'a> SizedRule<'a> {
     pub fn of(graph: &'a Graph, op: OpId) -> Option<Self> {
         let op = graph.op(op);
         let rule = op.rule()?;
+        let result = graph.value(op.result()).ty.dtype;
         Some(Self {
             rule,
             factors: graph.factor_sizes(rule),
             operands: op.operands.iter().map(|operand| graph.shape(*operand)).collect(),
             floats: op.operands.iter().map(|operand| graph.value(*operand).ty.dtype.is_float()).collect(),
+            narrowed: op.operands.iter().map(|operand| result.narrows(graph.value(*operand).ty.dtype)).collect(),
             result: graph.shape(op.result()),
         })
     }
@@ -87,12 +111,18 @@ impl<'a> SizedRule<'a> {
 
     /// Whether ranks may deal out this factor.
     pub fn can_split(&self, factor: usize) -> bool {
-        let whole = self.rule.operands.iter().zip(&self.operands).any(|(access, shape)| {
-            access.iter().zip(shape).any(|(dim, size)| dim.terms.iter().any(|term| term.factor == factor) && !self.exact(dim, *size))
-        });
+        self.whole(factor).is_none()
+    }
+
+    /// Why ranks may not deal out this factor, unless they may.
+    pub fn whole(&self, factor: usize) -> Option<Whole> {
         let component = self.rule.reduce.is_some_and(Reduce::is_tuple)
             && self.rule.result.last().is_some_and(|dim| dim.terms.iter().any(|term| term.factor == factor));
-        !whole && !component
+        if component {
+            return Some(Whole::Component);
+        }
+        let twice = self.rule.operands.iter().any(|access| Rule::factors_of(access).filter(|walked| *walked == factor).count() > 1);
+        twice.then_some(Whole::Twice)
     }
 
     /// Every choice that the rule admits on one mesh axis, replication first.
@@ -118,7 +148,9 @@ impl<'a> SizedRule<'a> {
             let keeps_components = rule.result.last() == rule.operands[0].last() && self.result.last() == self.operands[0].last();
             let has_components = self.result.last() >= Some(&2);
             let padded = !rule.operands[0].iter().zip(&self.operands[0]).all(|(dim, size)| self.stays_inside(dim, *size));
-            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| !op.is_tuple() || keeps_components && has_components) {
+            let unrounded = |op: Reduce| !self.narrowed[0] || matches!(op, Reduce::Max | Reduce::Min);
+            let tuples = |op: Reduce| !op.is_tuple() || keeps_components && has_components;
+            for (op, _) in Reduce::ALL.iter().filter(|(op, _)| tuples(*op) && unrounded(*op)) {
                 // what lies outside reads 0 on every rank, whose merge must be 0
                 if !padded || matches!(op, Reduce::Sum | Reduce::Max | Reduce::Min | Reduce::ArgMax) {
                     passes.push(Choice::Pass { op: *op, operands: vec![0] });
@@ -127,7 +159,8 @@ impl<'a> SizedRule<'a> {
             return passes.into_iter().filter(|_| !candidates.is_empty()).collect();
         }
         if matches!(rule.reduce, None | Some(Reduce::Sum)) {
-            for operands in subsets(&candidates) {
+            let unrounded: Vec<usize> = candidates.iter().copied().filter(|n| !self.narrowed[*n]).collect();
+            for operands in subsets(&unrounded) {
                 if rule.expr.degree(&|n| operands.contains(&n)) == Degree::Linear {
                     passes.push(Choice::Pass { op: Reduce::Sum, operands });
                 }
@@ -142,7 +175,7 @@ impl<'a> SizedRule<'a> {
                 }
             }
         }
-        if rule.reduce == Some(Reduce::LogSumExp) && rule.expr == Expr::operand(0) {
+        if rule.reduce == Some(Reduce::LogSumExp) && rule.expr == Expr::operand(0) && !self.narrowed[0] {
             passes.push(Choice::Pass { op: Reduce::LogSumExp, operands: vec![0] });
         }
         passes
@@ -174,7 +207,20 @@ impl<'a> SizedRule<'a> {
         access.offset >= 0 && access.offset + reach < dim as i64
     }
 
-    fn layout(&self, access: &[DimAccess], signature: &Signature, pending: &dyn Fn(&Choice) -> Option<Reduce>) -> Layout {
+    /// What an index of a factor needs of a dimension that is not exact.
+    fn window(&self, access: &DimAccess, factor: usize) -> Window {
+        let others = access.terms.iter().filter(|term| term.factor != factor);
+        let (mut first, mut reach) = (access.offset, 1);
+        for term in others {
+            let span = term.stride * (self.factors[term.factor] as i64 - 1);
+            first += span.min(0);
+            reach += span.unsigned_abs();
+        }
+        let stride = access.terms.iter().find(|term| term.factor == factor).map_or(0, |term| term.stride);
+        Window { stride, first, reach }
+    }
+
+    fn layout(&self, access: &[DimAccess], shape: &[u64], signature: &Signature, pending: &dyn Fn(&Choice) -> Option<Reduce>) -> Layout {
         let mut shares = vec![Share::Broadcast; signature.choices.len()];
         let mut depths = vec![0; access.len()];
         for &axis in &signature.order {
@@ -187,12 +233,12 @@ impl<'a> SizedRule<'a> {
                     .enumerate()
                     .find_map(|(dim, access)| access.terms.iter().find(|term| term.factor == *factor).map(|term| (dim, term.stride)));
                 if let Some((dim, stride)) = found {
-                    let split = Split {
-                        dim,
-                        size: self.factors[*factor],
-                        inner: u64::try_from(stride).expect("an exact access has positive strides"),
-                        depth: depths[dim],
-                        partition: *partition,
+                    let (size, depth) = (self.factors[*factor], depths[dim]);
+                    let split = if self.exact(&access[dim], shape[dim]) {
+                        let inner = u64::try_from(stride).expect("an exact access has positive strides");
+                        Split::new(dim, size, inner, depth, *partition)
+                    } else {
+                        Split { window: Some(self.window(&access[dim], *factor)), ..Split::new(dim, size, 1, depth, *partition) }
                     };
                     depths[dim] += 1;
                     shares[axis] = Share::Split(split);
@@ -204,7 +250,7 @@ impl<'a> SizedRule<'a> {
 
     /// The layout that operand `n` must have.
     pub fn operand_layout(&self, n: usize, signature: &Signature) -> Layout {
-        self.layout(&self.rule.operands[n], signature, &|choice| match choice {
+        self.layout(&self.rule.operands[n], &self.operands[n], signature, &|choice| match choice {
             Choice::Pass { op, operands } if operands.contains(&n) => Some(*op),
             _ => None,
         })
@@ -212,7 +258,7 @@ impl<'a> SizedRule<'a> {
 
     /// The layout that the result has.
     pub fn result_layout(&self, signature: &Signature) -> Layout {
-        self.layout(&self.rule.result, signature, &|choice| match choice {
+        self.layout(&self.rule.result, &self.result, signature, &|choice| match choice {
             Choice::Pass { op, .. } => Some(*op),
             Choice::Split { factor, .. } if !self.rule.keeps(*factor) => self.rule.reduce,
             _ => None,
@@ -222,7 +268,19 @@ impl<'a> SizedRule<'a> {
     /// Whether choices for several axes go together: a value carries one pending reduction at a time, and what is
     /// pending on one axis must pass the fold that another axis has split. Passing P over two axes with different
     /// operands is legal: with what is P over the one axis held, the expression is linear (non-decreasing) in the other.
+    /// Of a dimension that is not exact one factor is split.
     pub fn compatible(&self, choices: &[Choice]) -> bool {
+        let split: Vec<usize> =
+            choices.iter().filter_map(|choice| if let Choice::Split { factor, .. } = choice { Some(*factor) } else { None }).collect();
+        let alone =
+            self.rule.operands.iter().zip(&self.operands).flat_map(|(access, shape)| access.iter().zip(shape)).all(|(dim, size)| {
+                let mut walked = split.iter().filter(|factor| dim.terms.iter().any(|term| term.factor == **factor));
+                let first = walked.next();
+                walked.all(|factor| Some(factor) == first) || self.exact(dim, *size)
+            });
+        if !alone {
+            return false;
+        }
         let pending = |choice: &Choice| match choice {
             Choice::Pass { op, .. } => Some(*op),
             Choice::Split { factor, .. } if !self.rule.keeps(*factor) => self.rule.reduce,

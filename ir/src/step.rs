@@ -3,24 +3,28 @@
 //! The loss is (sum, count) over the whole batch: the count of valid targets is known before the first backward pass,
 //! whose seed is its inverse. Norms, clipping, the schedule and the optimizer are operators like any other, over
 //! logical parameters (each instance of a repeated block is one), so no layout and no runtime code can change them.
-//! What a model's own states become is worked out in the update phase too.
+//! What a model's own states become is worked out in the update phase too. All of it is built in the type of the
+//! arithmetic; [`crate::precision`] gives values their types at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::build::Builder;
 use crate::experts;
 use crate::formula::{lit, x};
-use crate::grad::{GradError, Recompute, differentiate};
+use crate::grad::{Recompute, differentiate};
 use crate::graph::{Assign, Class, Def, Graph, Kind, Leaf, LossTerm, PhaseKind, Supplied};
 use crate::id::{Id, LoopId, OpId, ValueId};
+use crate::precision;
 use crate::rewrite;
 use crate::rule::Reduce;
 use crate::scalar::Expr;
 use crate::train::Train;
 
+mod scale;
 mod states;
 mod update;
 
+use scale::Scale;
 use states::States;
 use update::Update;
 
@@ -43,8 +47,6 @@ pub enum StepError {
     NoLoss,
     /// Its count of targets depends on parameters.
     CountDepends(ValueId),
-    /// An operator has no gradient.
-    Grad(GradError),
 }
 
 impl std::fmt::Display for StepError {
@@ -54,7 +56,6 @@ impl std::fmt::Display for StepError {
             StepError::CountDepends(value) => {
                 write!(f, "the count of valid targets depends on {value}, which is more than the batch's data decides")
             }
-            StepError::Grad(error) => error.fmt(f),
         }
     }
 }
@@ -65,7 +66,7 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     if model.loss.is_empty() {
         return Err(StepError::NoLoss);
     }
-    let mut b = Builder::resume(model.clone(), train.precision);
+    let mut b = Builder::resume(model.clone(), train.precision.accumulate);
     if options.exchange {
         experts::keep_what_is_exchanged(&mut b.graph);
     }
@@ -73,12 +74,24 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
     let terms = std::mem::take(&mut b.graph.loss);
     let counts = count_phase(&mut b, &terms)?;
     let counts: Vec<ValueId> = terms.iter().zip(counts).map(|(term, count)| total(&mut b, term, "count", count)).collect();
+    let scale = train.loss_scale.map(|scale| Scale::new(&mut b, scale));
     let seeds: Vec<(ValueId, ValueId)> = b.classed(Class::Loss, |b| {
-        let seed = |weight: f64| (lit(weight) / x(0).max(lit(1.0))).expr();
-        terms.iter().zip(&counts).map(|(term, count)| (term.sum, b.map("seed", &[*count], &[], None, seed(term.weight)))).collect()
+        let mut seed = |weight: f64, count: ValueId| {
+            let share = lit(weight) / x(0).max(lit(1.0));
+            let (read, share) = match &scale {
+                None => (Vec::new(), share),
+                Some(scale) => {
+                    let (read, factor) = scale.read(1);
+                    (read, share * factor)
+                }
+            };
+            b.map("seed", &[&[count], &read[..]].concat(), &[], None, share.expr())
+        };
+        terms.iter().zip(&counts).map(|(term, count)| (term.sum, seed(term.weight, *count))).collect()
     });
     b.end_phase(PhaseKind::Seed);
-    let gradients = differentiate(&mut b, &seeds, options.recompute, !options.meet_in_update).map_err(StepError::Grad)?;
+    let frozen = b.graph.params().filter(|param| train.is_frozen(&b.graph.value(*param).name)).collect();
+    let gradients = differentiate(&mut b, &seeds, &frozen, options.recompute, !options.meet_in_update);
     for (term, count) in terms.iter().zip(&counts) {
         let sum = total(&mut b, term, "sum", term.sum);
         let mean = (x(0) / x(1).max(lit(1.0))).expr();
@@ -86,8 +99,9 @@ pub fn training_step(model: &Graph, train: &Train, options: Options) -> Result<G
         b.graph.reports.push((term.name.clone(), mean));
     }
     drop_slopes(&mut b.graph);
-    update_phase(&mut b, train, &gradients, states);
+    update_phase(&mut b, train, &gradients, states, scale);
     rewrite::run(&mut b.graph);
+    precision::assign(&mut b.graph, &train.precision, &gradients.into_values().flatten().collect());
     Ok(compact(&b.graph))
 }
 
@@ -128,7 +142,7 @@ fn count_phase(b: &mut Builder, terms: &[LossTerm]) -> Result<Vec<ValueId>, Step
     Ok(counts)
 }
 
-fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States) {
+fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Vec<ValueId>>, states: States, scale: Option<Scale>) {
     b.class = Class::Optimizer;
     b.composite = None;
     b.span = None;
@@ -141,11 +155,18 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     };
     // the gradients at rest between micro-batches, and the norm of all of them together
     let mut totals: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    let square = (x(0) * x(0)).expr();
+    let unscale = scale.as_ref().map(|scale| scale.inverse(b));
+    let square = |b: &mut Builder, total: ValueId| match unscale {
+        None => b.map("square", &[total], &[], Some(Reduce::Sum), (x(0) * x(0)).expr()),
+        Some(inverse) => {
+            let one = x(0) * x(1);
+            b.map("square", &[total, inverse], &[], Some(Reduce::Sum), (one.clone() * one).expr())
+        }
+    };
     let mut squares = Vec::new();
     for param in &outer {
         let total = gradient_at_rest(b, *param, &gradients[param]);
-        squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+        squares.push(square(b, total));
         totals.insert(*param, total);
     }
     let mut norm = match squares[..] {
@@ -157,7 +178,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         let mut squares = vec![so_far];
         for param in inside(b, *id) {
             let total = gradient_at_rest(b, param, &gradients[&param]);
-            squares.push(b.map("square", &[total], &[], Some(Reduce::Sum), square.clone()));
+            squares.push(square(b, total));
             totals.insert(param, total);
         }
         let next = b.map("squares", &squares, &[], None, Expr::sum(squares.len()));
@@ -166,11 +187,17 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
     let norm = b.map("grad_norm", &[norm], &[], None, x(0).sqrt().expr());
     b.graph.reports.push(("grad_norm".into(), norm));
     b.graph.reports.push(("lr".into(), lr));
-    let scale = train.clip.map(|limit| {
+    let clip = train.clip.map(|limit| {
         let ratio = lit(limit) / (x(0) + lit(1e-6));
         b.map("clip", &[norm], &[], None, ratio.min(lit(1.0)).expr())
     });
-    let update = Update::new(b, train, step, lr, scale);
+    let factor = match (clip, unscale) {
+        (Some(clip), Some(inverse)) => Some(b.map("clip", &[clip, inverse], &[], None, (x(0) * x(1)).expr())),
+        (clip, unscale) => clip.or(unscale),
+    };
+    let guard = scale.map(|scale| scale.guard(b, norm));
+    let params: Vec<ValueId> = gradients.keys().copied().collect();
+    let update = Update::new(b, train, step, lr, factor, guard, &params);
     for param in outer {
         update.of(b, param, totals[&param]);
     }
@@ -181,7 +208,7 @@ fn update_phase(b: &mut Builder, train: &Train, gradients: &BTreeMap<ValueId, Ve
         }
         b.end_repeat(&[], false);
     }
-    states.update(b);
+    states.update(b, update.guard.as_ref());
     b.end_phase(PhaseKind::Update);
 }
 
@@ -219,8 +246,9 @@ pub fn compact(graph: &Graph) -> Graph {
     }
     let ops: BTreeMap<OpId, OpId> = live.ops.iter().enumerate().map(|(new, old)| (*old, OpId::new(new))).collect();
     let keep_ops = |list: &[OpId]| list.iter().filter_map(|op| ops.get(op).copied()).collect::<Vec<_>>();
-    // carried values that nothing needs leave their repeat
+    // carried values and slices that nothing needs leave their repeat
     let mut positions: BTreeMap<(OpId, usize), usize> = BTreeMap::new();
+    let mut entries: BTreeMap<ValueId, usize> = BTreeMap::new();
     for old in &live.ops {
         let mut op = graph.op(*old).clone();
         if let Kind::Repeat(repeat) = &mut op.kind {
@@ -228,9 +256,22 @@ pub fn compact(graph: &Graph) -> Graph {
             for (new, old_position) in kept.iter().enumerate() {
                 positions.insert((*old, *old_position), new);
             }
+            let first = repeat.carried.len();
             repeat.carried = kept.iter().map(|n| repeat.carried[*n]).collect();
             op.results = kept.iter().map(|n| op.results[*n]).collect();
             repeat.body = keep_ops(&repeat.body);
+            repeat.taken.retain(|slice| values.contains_key(&slice.each));
+            for (new, slice) in repeat.taken.iter().enumerate() {
+                entries.insert(slice.each, new);
+            }
+            for (n, slice) in repeat.collected.iter().enumerate().filter(|(_, slice)| values.contains_key(&slice.whole)) {
+                positions.insert((*old, first + n), op.results.len());
+                op.results.push(slice.whole);
+            }
+            repeat.collected.retain(|slice| values.contains_key(&slice.whole));
+            for slice in repeat.taken.iter_mut().chain(&mut repeat.collected) {
+                (slice.whole, slice.each) = (values[&slice.whole], values[&slice.each]);
+            }
             for carried in &mut repeat.carried {
                 for value in [&mut carried.init, &mut carried.arg, &mut carried.next] {
                     *value = values[value];
@@ -246,6 +287,7 @@ pub fn compact(graph: &Graph) -> Graph {
             Def::Leaf(Leaf::Accumulated(source)) => *source = values[source],
             Def::Leaf(Leaf::State { of, .. }) => *of = of.and_then(|of| values.get(&of).copied()),
             Def::Leaf(_) => {}
+            Def::Taken(op, n) => (*op, *n) = (ops[op], entries[old]),
             Def::Result(op, n) | Def::Carried(op, n) => {
                 *n = positions.get(&(*op, *n)).copied().unwrap_or(*n);
                 *op = ops[op];
@@ -289,15 +331,20 @@ impl Live {
                 Def::Leaf(Leaf::Accumulated(source)) => todo.push(*source),
                 Def::Leaf(Leaf::State { of, .. }) => todo.extend(*of),
                 Def::Leaf(_) => {}
+                Def::Taken(op, n) => {
+                    live.ops.insert(*op);
+                    let Kind::Repeat(repeat) = &graph.op(*op).kind else { unreachable!("a repeat takes entries") };
+                    todo.push(repeat.taken[*n].whole);
+                }
                 Def::Result(op, n) | Def::Carried(op, n) => {
                     live.ops.insert(*op);
                     live.ops.extend(owner.get(op));
                     match &graph.op(*op).kind {
                         Kind::Map(_) => todo.extend(&graph.op(*op).operands),
-                        Kind::Repeat(repeat) => {
-                            let carried = repeat.carried[*n];
-                            todo.extend([carried.init, carried.arg, carried.next, graph.op(*op).results[*n]]);
-                        }
+                        Kind::Repeat(repeat) => match repeat.carried.get(*n) {
+                            Some(carried) => todo.extend([carried.init, carried.arg, carried.next, graph.op(*op).results[*n]]),
+                            None => todo.push(repeat.collected[*n - repeat.carried.len()].each),
+                        },
                     }
                 }
             }

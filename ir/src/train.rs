@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dtype::DType;
+use crate::precision::{LossScale, Precision};
 
 /// Everything that a training step needs besides the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Train {
     /// The update rule.
     pub optimizer: Optimizer,
@@ -17,14 +17,53 @@ pub struct Train {
     pub clip: Option<f64>,
     /// Samples of a step, over all ranks and micro-batches.
     pub batch: u64,
-    /// Element type of floating-point values.
-    pub precision: DType,
+    /// In which types it computes.
+    pub precision: Precision,
+    /// What the loss is multiplied by while gradients are computed.
+    pub loss_scale: Option<LossScale>,
+    /// Parameters that are trained otherwise; no parameter is in two groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+}
+
+/// Parameters that are trained alike, and otherwise than the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Their names in the graph; of a repeated block without the iteration.
+    pub params: Vec<String>,
+    /// Whether they stay as they begin: no gradient, no state, no share of the norm that clipping looks at.
+    pub frozen: bool,
+    /// What the learning rate is multiplied by.
+    pub lr_factor: f64,
+    /// Their update rule.
+    pub optimizer: Optimizer,
+}
+
+impl Train {
+    /// The group of a parameter, if it is in one.
+    pub fn group(&self, param: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.params.iter().any(|name| name == param))
+    }
+
+    /// Whether a parameter stays as it begins.
+    pub fn is_frozen(&self, param: &str) -> bool {
+        self.group(param).is_some_and(|group| group.frozen)
+    }
 }
 
 impl Default for Train {
     /// What a model without a `train` section gets.
     fn default() -> Self {
-        Self { optimizer: Optimizer::adamw(), lr: 3e-4, schedule: Schedule::Constant, clip: Some(1.0), batch: 8, precision: DType::F32 }
+        Self {
+            optimizer: Optimizer::adamw(),
+            lr: 3e-4,
+            schedule: Schedule::Constant,
+            clip: Some(1.0),
+            batch: 8,
+            precision: Precision::F32,
+            loss_scale: None,
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -135,6 +174,22 @@ impl Optimizer {
     /// SGD as models use it that say nothing else.
     pub fn sgd() -> Self {
         Optimizer::Sgd { momentum: 0.9, decay: 0.0 }
+    }
+
+    /// The same rule with another weight decay.
+    #[must_use]
+    pub fn with_decay(mut self, value: f64) -> Self {
+        match &mut self {
+            Optimizer::Sgd { decay, .. }
+            | Optimizer::AdamW { decay, .. }
+            | Optimizer::Adam { decay, .. }
+            | Optimizer::Adafactor { decay, .. }
+            | Optimizer::Lamb { decay, .. }
+            | Optimizer::Lars { decay, .. }
+            | Optimizer::Lion { decay, .. }
+            | Optimizer::Muon { decay, .. } => *decay = value,
+        }
+        self
     }
 
     /// The word that model files use.

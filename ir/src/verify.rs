@@ -36,13 +36,15 @@
 //! - `expression`: a node reads only earlier nodes and operands that exist, and the root exists.
 //! - `result_float`: a primitive's result is floating point; integers are only read.
 //! - `carried_type`: init, argument, next and result of a carried value have one type.
+//! - `slice`: what a repeat takes or collects has an entry of each iteration along its first axis; results that are
+//!   collected stand behind those that are carried.
 //!
 //! Leaves and the step:
 //! - `leaf_name`: the names of leaves differ.
 //! - `leaf_float`: parameters, states and supplied scalars are floating point.
 //! - `input`: an input is of integers over two axes, and outside loops.
 //! - `supplied`: a supplied scalar has no axes and is outside loops.
-//! - `state_of`: a state belongs to a parameter of the same loop.
+//! - `state_of`: a state belongs to a parameter of the same loop; one that begins as a copy belongs to one.
 //! - `accumulated`: what is accumulated is computed once a micro-batch and has the same axes and loop.
 //! - `assign_target`: only parameters and states are assigned, each at most once.
 //! - `assign_type`: the next value has the type and loop of its target.
@@ -87,6 +89,7 @@ codes! {
     Expression "expression"
     ResultFloat "result_float"
     CarriedType "carried_type"
+    Slice "slice"
     LeafName "leaf_name"
     LeafFloat "leaf_float"
     Input "input"

@@ -24,7 +24,7 @@ impl Graph {
                     let folds = matches!(rule.reduce, None | Some(Reduce::Sum | Reduce::Max | Reduce::Min));
                     folds && rule.expr.is_whole(&mut |n| self.whole(self.op(op).operands[n], known))
                 }),
-                Def::Leaf(_) | Def::Carried(..) => false,
+                Def::Leaf(_) | Def::Carried(..) | Def::Taken(..) => false,
             };
         known.insert(value, answer);
         answer

@@ -9,6 +9,7 @@ mod ir {
     mod library;
     mod operators;
     mod optimizers;
+    mod precision;
     mod sample;
     mod sharded;
     mod states;
@@ -16,4 +17,5 @@ mod ir {
     mod text;
     mod training;
     mod verify;
+    mod windows;
 }

@@ -65,7 +65,7 @@ pub fn work(graph: &Graph, op: OpId, rule: &SizedRule<'_>, signature: &Signature
     Work { gemm_flops, bytes }
 }
 
-/// `t = launch + max(flops / peak, bytes / memory rate)` (roofline), times ranks per core where cores are fewer; of several kinds of
+/// `t = launch + max(flops / peak of products in `dtype`, bytes / memory rate)` (roofline), times ranks per core where cores are fewer; of several kinds of
 /// devices the slowest's.
 pub fn compute_seconds(cluster: &Cluster, dtype: DType, work: Work) -> f64 {
     let on = |part: Part<'_>| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use partita_ir::boxing::Shape;
+use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, Leaf, PhaseKind};
 use partita_ir::id::{Id, OpId, ValueId};
 use partita_ir::layout::Layout;
@@ -36,7 +37,8 @@ impl Seconds {
 }
 
 /// Seconds of one execution of every primitive, with the boxings of what it reads, of accumulations and assignments.
-pub fn per_operator(graph: &Graph, mesh: &MeshPlan, cluster: &Cluster, layouts: &Layouts) -> BTreeMap<OpId, Seconds> {
+/// Products are of type `product`.
+pub fn per_operator(graph: &Graph, mesh: &MeshPlan, cluster: &Cluster, layouts: &Layouts, product: DType) -> BTreeMap<OpId, Seconds> {
     let boxings = Boxings::new(cluster, &mesh.mesh);
     let copies: BTreeMap<(ValueId, PhaseKind), &Layout> = layouts.copies.iter().map(|(v, p, l)| ((*v, *p), l)).collect();
     let boxed = |value: ValueId, from: &Layout, to: &Layout| {
@@ -48,9 +50,8 @@ pub fn per_operator(graph: &Graph, mesh: &MeshPlan, cluster: &Cluster, layouts: 
     for (op, phase, _) in primitives(graph) {
         let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
         let signature = &layouts.signatures[&op];
-        let dtype = graph.value(graph.op(op).result()).ty.dtype;
         let work = cost::work(graph, op, &rule, signature, &mesh.mesh);
-        let mut seconds = Seconds { compute: cost::compute_seconds(cluster, dtype, work), boxing: 0.0 };
+        let mut seconds = Seconds { compute: cost::compute_seconds(cluster, product, work), boxing: 0.0 };
         for (n, operand) in graph.op(op).operands.iter().enumerate() {
             let needed = rule.operand_layout(n, signature);
             let from = layouts.of(graph, *operand);
@@ -93,6 +94,7 @@ pub fn evaluate(
     mesh: &MeshPlan,
     cluster: &Cluster,
     layouts: &Layouts,
+    product: DType,
     stages: u64,
     tokens: u64,
 ) -> Result<(StageCut, Predicted), CutError> {
@@ -102,7 +104,7 @@ pub fn evaluate(
     for stage in 0..stages {
         let seen = cluster.around(&(stage * ranks..(stage + 1) * ranks));
         let known = seconds.last().filter(|_| seen_before.as_ref() == Some(&seen)).cloned();
-        seconds.push(known.unwrap_or_else(|| Rc::new(per_operator(graph, mesh, &seen, layouts))));
+        seconds.push(known.unwrap_or_else(|| Rc::new(per_operator(graph, mesh, &seen, layouts, product))));
         seen_before = Some(seen);
     }
     // with all iterations on the first of two stages, what comes after the loops is alone on the second

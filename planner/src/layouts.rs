@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use partita_ir::boxing::{Shape, Step};
+use partita_ir::dtype::DType;
 use partita_ir::graph::{Def, Graph, Kind, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Mesh, Share};
@@ -27,7 +28,8 @@ use assembly::assemble;
 pub struct Layouts {
     /// The signature of every primitive.
     pub signatures: BTreeMap<OpId, Signature>,
-    /// The layout at rest of every leaf, and of every carried value at entry and exit of its repeat.
+    /// The layout at rest of every leaf, of every carried value at entry and exit of its repeat, of what a repeat takes and
+    /// of what it collects.
     pub rest: BTreeMap<ValueId, Layout>,
     /// The layout of the copy that the readers of a value in a phase share.
     pub copies: Vec<(ValueId, PhaseKind, Layout)>,
@@ -37,13 +39,13 @@ impl Layouts {
     /// The layout that a value is produced or rests in.
     pub fn of(&self, graph: &Graph, value: ValueId) -> Layout {
         match &graph.value(value).def {
-            Def::Leaf(_) | Def::Carried(..) => self.rest[&value].clone(),
+            Def::Leaf(_) | Def::Carried(..) | Def::Taken(..) => self.rest[&value].clone(),
             Def::Result(op, n) => match &graph.op(*op).kind {
                 Kind::Map(_) => {
                     let rule = SizedRule::of(graph, *op).expect("a primitive has a rule");
                     rule.result_layout(&self.signatures[op])
                 }
-                Kind::Repeat(repeat) => self.rest[&repeat.carried[*n].arg].clone(),
+                Kind::Repeat(repeat) => self.rest[&repeat.carried.get(*n).map_or(value, |carried| carried.arg)].clone(),
             },
         }
     }
@@ -136,6 +138,8 @@ pub struct Task<'a> {
     pub constraints: Constraints,
     /// ZeRO stage: which of optimizer state (1), gradients (2), parameters (3) rest split over data and context axes.
     pub zero: u8,
+    /// What products are multiplied in.
+    pub product: DType,
 }
 
 /// The layouts of a whole step.

@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod collective;
 pub mod cost;
+pub mod coupling;
 pub mod estimate;
 pub mod evaluate;
 pub mod layout_problem;

@@ -3,13 +3,14 @@
 use partita_ir::axis::Role;
 use partita_ir::experts::{Expertise, expertise};
 use partita_ir::grad::Recompute;
-use partita_ir::graph::{Graph, PhaseKind};
-use partita_ir::id::AxisId;
+use partita_ir::graph::{Graph, PhaseKind, Span};
+use partita_ir::id::{AxisId, OpId};
 use partita_ir::signature::SizedRule;
 use partita_ir::step::{Options, StepError, training_step};
 use partita_ir::train::Train;
 
 use crate::cluster::Cluster;
+use crate::coupling::couples_samples;
 use crate::evaluate::evaluate;
 use crate::layouts::{LayoutError, Task, primitives};
 use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
@@ -60,6 +61,20 @@ pub enum SearchError {
         /// Bytes of a device.
         memory: u64,
     },
+    /// Samples are brought together, and the pins make several micro-batches of them.
+    #[error(
+        "`{name}` brings the samples of a micro-batch together, so a step has one micro-batch, and mbs={mbs} makes several of a batch of {batch}"
+    )]
+    Coupled {
+        /// The operator that does.
+        name: String,
+        /// Where the model file says so.
+        span: Option<Span>,
+        /// Sequences of a micro-batch as pinned.
+        mbs: u64,
+        /// Samples of a step.
+        batch: u64,
+    },
     /// Nothing to choose from.
     #[error("no combination of dp, tp, cp and pp, and of ep and etp for experts, makes {ranks} ranks under these pins")]
     NoDegrees {
@@ -92,7 +107,9 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
     let mut first_error: Option<SearchError> = None;
     let experts = experts(model.graph);
     pins.check_experts(experts)?;
-    let degrees = degrees(ranks, pins, model.train.batch, experts);
+    let coupled = couples_samples(model.graph);
+    let mut degrees = degrees(ranks, pins, model.train.batch, experts, coupled.is_some());
+    check_coupled(model, coupled, &mut degrees, |degrees| *degrees)?;
     if degrees.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
@@ -143,6 +160,23 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
     }
 }
 
+/// Leaves candidates of one micro-batch, where an operator brings samples together.
+pub(crate) fn check_coupled<T>(
+    model: &Model<'_>,
+    coupled: Option<OpId>,
+    candidates: &mut Vec<T>,
+    degrees: impl Fn(&T) -> Degrees,
+) -> Result<(), SearchError> {
+    let (Some(op), Some(mbs)) = (coupled, candidates.first().map(|first| degrees(first).mbs)) else { return Ok(()) };
+    let batch = model.train.batch;
+    candidates.retain(|candidate| degrees(candidate).mbs >= batch.div_ceil(degrees(candidate).dp));
+    if candidates.is_empty() {
+        let op = model.graph.op(op);
+        return Err(SearchError::Coupled { name: model.graph.value(op.result()).name.clone(), span: op.span, mbs, batch });
+    }
+    Ok(())
+}
+
 /// ZeRO stages and recompute settings at a level of saving: 0 none, 1 states and gradients, 2 everything.
 fn variants(pins: &Pins, degrees: Degrees, saving: usize) -> Vec<(u8, Recompute)> {
     let shards = degrees.dp * degrees.cp > 1;
@@ -165,7 +199,7 @@ fn variants(pins: &Pins, degrees: Degrees, saving: usize) -> Vec<(u8, Recompute)
 }
 
 /// Every way to make the ranks under the pins, in a fixed order.
-fn degrees(ranks: u64, pins: &Pins, batch: u64, experts: Option<u64>) -> Vec<Degrees> {
+fn degrees(ranks: u64, pins: &Pins, batch: u64, experts: Option<u64>, coupled: bool) -> Vec<Degrees> {
     let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).collect();
     let allowed = |pin: Option<u64>, value: u64| pin.is_none_or(|pin| pin == value);
     let mut out = Vec::new();
@@ -180,7 +214,7 @@ fn degrees(ranks: u64, pins: &Pins, batch: u64, experts: Option<u64>) -> Vec<Deg
                 let local = batch.div_ceil(dp).max(1);
                 let sizes = match pins.mbs {
                     Some(mbs) => vec![mbs],
-                    None if pp == 1 => vec![local],
+                    None if pp == 1 || coupled => vec![local],
                     None => (0..).map(|bit| 1 << bit).take_while(|mbs| *mbs <= local).collect(),
                 };
                 let tilings = tilings(dp * cp * tp, tp, pins, experts);
@@ -242,7 +276,7 @@ pub fn skeleton(model: &Model<'_>, pins: &Pins, degrees: Degrees, zero: u8, reco
         model: model.name.to_owned(),
         settings: model.settings.to_vec(),
         cluster: String::new(),
-        train: model.train,
+        train: model.train.clone(),
         degrees,
         zero,
         recompute,
@@ -264,13 +298,13 @@ pub fn task<'a>(plan: &'a Plan, cluster: &'a Cluster, pins: &Pins) -> Task<'a> {
         even: pins.even,
         pending: pending(&plan.graph),
     };
-    Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero }
+    Task { graph: &plan.graph, mesh: &plan.mesh, cluster, constraints, zero: plan.zero, product: plan.train.precision.product }
 }
 
 /// The plan with these layouts, cut into stages and timed.
 pub fn finish(mut plan: Plan, cluster: &Cluster, layouts: crate::layouts::Layouts) -> Result<Plan, SearchError> {
     let tokens = tokens(&plan.graph, plan.train.batch);
-    let (cut, predicted) = evaluate(&plan.graph, &plan.mesh, cluster, &layouts, plan.degrees.pp, tokens)?;
+    let (cut, predicted) = evaluate(&plan.graph, &plan.mesh, cluster, &layouts, plan.train.precision.product, plan.degrees.pp, tokens)?;
     plan.cluster = cluster.name.clone();
     plan.layouts = layouts;
     plan.cut = cut;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::{Def, Graph, Kind, Leaf, PhaseKind, Repeat};
+use partita_ir::graph::{Def, Graph, Kind, Leaf, Op, PhaseKind, Repeat};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use serde::{Deserialize, Serialize};
 
@@ -48,17 +48,24 @@ pub enum CutError {
     },
 }
 
-/// The iterations that the forward pass goes through, in its order: what stages are cut from. `Err` names a loop that it
-/// comes to twice.
+/// The loops whose iterations live on one stage: those of scans.
+fn uncut(graph: &Graph) -> BTreeSet<LoopId> {
+    let over = |op: &Op| if let Kind::Repeat(repeat) = &op.kind { repeat.is_scan().then_some(repeat.over) } else { None };
+    graph.ops.iter().filter_map(over).collect()
+}
+
+/// The iterations that the forward pass goes through, in its order: what stages are cut from. A scan is there once. `Err`
+/// names a loop that it comes to twice.
 pub fn path(graph: &Graph) -> Result<Vec<(LoopId, u64)>, LoopId> {
     let mut path = Vec::new();
     let mut seen = BTreeSet::new();
+    let uncut = uncut(graph);
     for op in graph.phase(PhaseKind::Forward) {
         if let Kind::Repeat(repeat) = &graph.op(*op).kind {
             if !seen.insert(repeat.over) {
                 return Err(repeat.over);
             }
-            let count = graph.loops[repeat.over.index()].count;
+            let count = if uncut.contains(&repeat.over) { 1 } else { graph.loops[repeat.over.index()].count };
             path.extend((0..count).map(|passed| (repeat.over, repeat.iteration(passed, count))));
         }
     }
@@ -85,10 +92,12 @@ impl StageCut {
         if stages > 1 && blocks + if bare_ends { 2 } else { 0 } < stages {
             return Err(CutError::TooFew { stages, blocks });
         }
+        let uncut = uncut(graph);
         let sums = |on: &PartSeconds| {
             let mut sums = vec![0.0];
             for (id, _) in &units {
-                sums.push(sums[sums.len() - 1] + on.iteration[id.index()]);
+                let iterations = if uncut.contains(id) { graph.loops[id.index()].count } else { 1 };
+                sums.push(sums[sums.len() - 1] + on.iteration[id.index()] * iterations as f64);
             }
             sums
         };
@@ -130,8 +139,13 @@ impl StageCut {
     pub fn of_units(graph: &Graph, stages: u64, units: &[(LoopId, u64)], of_unit: &[u64]) -> Self {
         let mut of_iteration: Vec<Vec<u64>> =
             graph.loops.iter().map(|repeated| vec![0; usize::try_from(repeated.count).expect("iterations fit")]).collect();
+        let uncut = uncut(graph);
         for ((id, iteration), stage) in units.iter().zip(of_unit) {
-            of_iteration[id.index()][usize::try_from(*iteration).expect("iterations fit")] = *stage;
+            if uncut.contains(id) {
+                of_iteration[id.index()].fill(*stage);
+            } else {
+                of_iteration[id.index()][usize::try_from(*iteration).expect("iterations fit")] = *stage;
+            }
         }
         Self { stages, of_iteration }
     }
@@ -214,6 +228,9 @@ impl StageCut {
                 for iteration in 0..graph.iterations(Some(within)) {
                     homes.leaves.insert((value, iteration), self.of(within, iteration));
                 }
+            } else if matches!(leaf, Leaf::Progress(_)) {
+                // where the loss is
+                homes.leaves.insert((value, 0), self.last());
             } else if matches!(leaf, Leaf::Param(_) | Leaf::State { of: None, .. }) {
                 let readers = homes.ops.iter().filter(|((op, _), _)| graph.op(*op).operands.contains(&value));
                 let first = readers.filter_map(|(_, home)| *home).min().unwrap_or(0);
@@ -230,7 +247,8 @@ impl StageCut {
 
     fn update_home(&self, graph: &Graph, op: OpId, homes: &Homes) -> Option<u64> {
         let operands = &graph.op(op).operands;
-        let at_rest = operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. })));
+        let at_rest =
+            operands.iter().filter(|value| matches!(graph.leaf(**value), Some(Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_))));
         if let Some(home) = at_rest.filter_map(|value| homes.leaves.get(&(*value, 0)).copied()).min() {
             return Some(home);
         }
@@ -247,11 +265,11 @@ impl StageCut {
                 Kind::Repeat(repeat) => {
                     let count = graph.loops[repeat.over.index()].count;
                     let end = repeat.iteration(count - 1, count);
-                    let next = self.home(graph, homes, repeat.carried[*n].next, end);
+                    let next = repeat.carried.get(*n).and_then(|carried| self.home(graph, homes, carried.next, end));
                     next.or_else(|| Some(self.of(repeat.over, end)))
                 }
             },
-            Def::Carried(..) => None,
+            Def::Carried(..) | Def::Taken(..) => None,
         }
     }
 }

@@ -62,9 +62,9 @@ pub fn of_experts(graph: &Graph) -> BTreeSet<ValueId> {
     all.flat_map(|op| graph.op(op).operands.iter().filter_map(|operand| weight(graph, *operand))).collect()
 }
 
-/// The factors of a role that ranks may deal out.
-fn of_role(graph: &Graph, rule: &SizedRule<'_>, role: Role) -> Vec<usize> {
-    (0..rule.factors.len()).filter(|factor| graph.axis(rule.rule.factors[*factor]).role == role && rule.can_split(*factor)).collect()
+/// The factors of some roles that ranks may deal out.
+fn of_role(graph: &Graph, rule: &SizedRule<'_>, wanted: impl Fn(Role) -> bool) -> Vec<usize> {
+    (0..rule.factors.len()).filter(|factor| wanted(graph.axis(rule.rule.factors[*factor]).role) && rule.can_split(*factor)).collect()
 }
 
 /// The signatures of an operator of a phase under the constraints, in a fixed order; never empty, except where a
@@ -158,13 +158,13 @@ fn on_axis(
         }
         // whoever routes may do so where the samples are or where the experts are
         (Expertise::Routes | Expertise::Inside, _) if !same => {
-            let samples = of_role(graph, rule, Role::Batch);
+            let samples = of_role(graph, rule, |role| role == Role::Batch);
             if mesh.uses[axis] != AxisUse::Data || samples.is_empty() {
                 return splits(&|factor| !is_sample(factor));
             }
             let mut choices = splits_of(&samples);
             if !(constraints.exchange && expertise == Expertise::Routes) {
-                choices.extend(splits_of(&of_role(graph, rule, Role::Expert)));
+                choices.extend(splits_of(&of_role(graph, rule, |role| role == Role::Expert)));
             }
             return choices;
         }
@@ -173,15 +173,15 @@ fn on_axis(
     match mesh.uses[axis] {
         AxisUse::Micro if !running => vec![Choice::Replicate],
         AxisUse::Data | AxisUse::Micro if running => {
-            let batch = of_role(graph, rule, Role::Batch);
+            let batch = of_role(graph, rule, |role| role == Role::Batch);
             if batch.is_empty() { unsplit() } else { splits_of(&batch) }
         }
         AxisUse::Context if running => {
-            let positions = of_role(graph, rule, Role::Seq);
+            let positions = of_role(graph, rule, Role::is_context);
             if positions.is_empty() { unsplit() } else { splits_of(&positions) }
         }
         AxisUse::Tensor if running => {
-            let positions = of_role(graph, rule, Role::Seq);
+            let positions = of_role(graph, rule, |role| role == Role::Seq);
             match (constraints.sp, class) {
                 (Some(true), Class::Norm | Class::Dropout) if !positions.is_empty() => splits_of(&positions),
                 (Some(false), Class::Norm | Class::Dropout | Class::Residual) => vec![Choice::Replicate],

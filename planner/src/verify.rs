@@ -6,6 +6,7 @@ use partita_ir::graph::{Class, Leaf};
 use partita_ir::layout::Share;
 use partita_ir::signature::{Choice, SizedRule};
 
+use crate::coupling::couples_samples;
 use crate::layouts::primitives;
 use crate::mesh::{AxisUse, ExpertUse};
 use crate::pins::Pins;
@@ -33,6 +34,10 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
         broken.push(format!("zero={zero} is pinned and the plan has zero={}", plan.zero));
     }
     let graph = &plan.graph;
+    if let Some(op) = couples_samples(graph).filter(|_| plan.mesh.micro_batches > 1) {
+        let name = &graph.value(graph.op(op).result()).name;
+        broken.push(format!("`{name}` brings the samples of a micro-batch together, and there are {}", plan.mesh.micro_batches));
+    }
     let axes = |wanted: AxisUse| (0..plan.mesh.uses.len()).filter(move |axis| plan.mesh.uses[*axis] == wanted).collect::<Vec<_>>();
     let tensor = axes(AxisUse::Tensor);
     let for_experts = |axis: &usize| plan.mesh.uses[*axis] != AxisUse::Micro && plan.mesh.experts[*axis] == ExpertUse::Tensor;
@@ -69,14 +74,18 @@ pub fn verify(plan: &Plan, pins: &Pins) -> Vec<String> {
             }
         }
         // dp and cp: what walks the batch (positions) splits it
-        for (wanted, role, pin) in [(AxisUse::Data, Role::Batch, "dp"), (AxisUse::Context, Role::Seq, "cp")] {
-            let walks = (0..rule.factors.len()).any(|factor| graph.axis(rule.rule.factors[factor]).role == role && rule.can_split(factor));
+        let is_batch: fn(Role) -> bool = |role| role == Role::Batch;
+        for (wanted, is_dealt, pin, what) in
+            [(AxisUse::Data, is_batch, "dp", "the batch"), (AxisUse::Context, Role::is_context, "cp", "positions")]
+        {
+            let dealt = |factor: usize| is_dealt(graph.axis(rule.rule.factors[factor]).role);
+            let walks = (0..rule.factors.len()).any(|factor| dealt(factor) && rule.can_split(factor));
             for axis in axes(wanted) {
-                let splits = matches!(&choices[axis], Choice::Split { factor, .. } if graph.axis(rule.rule.factors[*factor]).role == role);
+                let splits = matches!(&choices[axis], Choice::Split { factor, .. } if dealt(*factor));
                 // what experts do lies as they tile the ranks
                 let own_tiling = expertise != Expertise::None && plan.mesh.experts[axis] != ExpertUse::Data;
                 if walks && !splits && !own_tiling {
-                    broken.push(format!("{pin}: `{name}` walks {} and does not split it", role.word()));
+                    broken.push(format!("{pin}: `{name}` walks {what} and does not split it"));
                 }
             }
         }

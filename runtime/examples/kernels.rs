@@ -32,7 +32,7 @@ fn time(pool: &Pool, name: &str, factors: &str, sizes: &[u64], operands: &[&str]
         extents: sizes.iter().map(|size| Extent::whole(*size)).collect(),
         operand_dtypes: &dtypes,
         operand_shapes: shapes.clone(),
-        compute: DType::F32,
+        result: DType::F32,
     };
     let kernel = Kernel::prepare(&spec);
     let count = |shape: &Vec<u64>| shape.iter().product::<u64>() as usize;

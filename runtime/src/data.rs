@@ -1,16 +1,21 @@
-//! Where tokens come from: a file, or numbers drawn so that a model has something to learn.
+//! Where tokens and [images](images) come from: a file, or numbers drawn so that a model has something to learn.
 //!
 //! Sample `n` of a run (step · batch + index in the batch) is a window of `seq + 1` tokens: inputs are tokens 0..seq,
 //! targets 1..seq+1. It depends on the source, the seed and n alone, so every rank reads the part that it needs, and a
 //! run that is taken up again goes on where it stopped.
 
+pub mod images;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use partita_ir::graph::{IGNORED, Source};
+use partita_ir::layout::Intervals;
+use partita_ir::program::Program;
 use partita_ir::random::{DrawContext, salt_of, stream, uniform};
 
 use crate::mapped::MappedFile;
+use images::{ImageSource, Images};
 
 /// Why there are no tokens.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,29 @@ pub enum DataError {
         /// The model's vocabulary.
         vocab: u64,
     },
+    /// A file of images that is none, or of others than the model reads.
+    #[error("{} is no file of the images that the model reads: {why}", path.display())]
+    Images {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A label that the model has no class for.
+    #[error("{} gives image {image} (counted from 0) the label {label}, and the model has {classes} classes", path.display())]
+    OutsideClasses {
+        /// The file.
+        path: PathBuf,
+        /// Which image of the file.
+        image: u64,
+        /// Its label.
+        label: i64,
+        /// The model's classes.
+        classes: u64,
+    },
+    /// A program that reads tokens and images.
+    #[error("the model reads tokens and images, and a run has one file of data")]
+    TokensAndImages,
     /// A vocabulary or a sequence that no source can serve.
     #[error("a model with vocabulary {vocab} and seq {seq} has no samples: both must be at least 1, the vocabulary at most 2147483648")]
     NoSamples {
@@ -93,6 +121,17 @@ pub enum DataSource {
     File(TokenFile),
     /// Samples that the caller has, each as long, over and over. Any numbers will do.
     Given(Vec<Vec<i32>>),
+    /// Images with labels.
+    Images(ImageSource),
+}
+
+/// Opens the data that a program reads: its images if it reads any, else tokens (see [`open`]).
+pub fn of_program(path: Option<&Path>, program: &Program, seed: u64) -> Result<DataSource, DataError> {
+    if !program.reads_images() {
+        return open(path, program.vocab, program.seq, seed);
+    }
+    let images = Images { shape: program.image().unwrap_or_default(), classes: program.vocab };
+    ImageSource::open(path, images, seed).map(DataSource::Images)
 }
 
 /// Opens the tokens of a run. Without a path they are drawn (see [`MarkovChain`]). A file whose name ends in `.bin`
@@ -118,6 +157,7 @@ impl DataSource {
             DataSource::Synthetic(chain) => chain.seq,
             DataSource::File(file) => file.seq,
             DataSource::Given(samples) => samples.first().map_or(0, |sample| sample.len() as u64 - 1),
+            DataSource::Images(_) => return Err(DataError::TokensAndImages),
         };
         assert!(positions.start <= positions.end && positions.end <= seq + 1, "positions {positions:?} of a sample of {seq} + 1 tokens");
         assert_eq!(out.len() as u64, positions.end - positions.start, "one place per position");
@@ -132,10 +172,23 @@ impl DataSource {
                 out.copy_from_slice(&sample[positions.start as usize..positions.end as usize]);
                 Ok(())
             }
+            DataSource::Images(_) => Err(DataError::TokensAndImages),
         }
     }
 
-    /// Writes what an input holds at `positions` (within 0..seq) of sample `sample`. `seed` decides what is masked.
+    /// The images, where these are the data.
+    fn images(&self) -> Result<&ImageSource, DataError> {
+        if let DataSource::Images(images) = self { Ok(images) } else { Err(DataError::TokensAndImages) }
+    }
+
+    /// Calls `visit` with each element of what a part of an input of floating-point numbers holds of a sample.
+    pub fn visit(&self, sample: u64, part: &[Intervals], visit: &mut dyn FnMut(f64)) -> Result<(), DataError> {
+        self.images()?.pixels(sample, part, visit);
+        Ok(())
+    }
+
+    /// Writes what an input of integers holds at `positions` (within 0..seq) of sample `sample`; a label has one. `seed`
+    /// decides what is masked.
     ///
     /// # Panics
     /// As [`DataSource::fill`].
@@ -182,6 +235,12 @@ impl DataSource {
                 }
                 Ok(())
             }
+            Source::Labels => {
+                let label = self.images()?.label(sample)?;
+                out.fill(label);
+                Ok(())
+            }
+            Source::Pixels => unreachable!("pixels are no integers"),
         }
     }
 
@@ -191,6 +250,7 @@ impl DataSource {
             DataSource::Synthetic(_) => None,
             DataSource::File(file) => Some(file.windows),
             DataSource::Given(samples) => Some(samples.len() as u64),
+            DataSource::Images(images) => images.samples_per_epoch(),
         }
     }
 }

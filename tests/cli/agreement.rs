@@ -187,10 +187,32 @@ train {
 }
 ";
 
+/// In f64, since batch norm over few samples multiplies what f32 rounds.
+#[test]
+fn resnet_over_samples_and_rows() {
+    let set = ["image=20", "width=4", "blocks1=2", "blocks2=1", "blocks3=1", "blocks4=1", "batch=4", "precision=f64"];
+    agree(&Setting::new("resnet50", 1, &set), &["dp=2", "cp=2", "dp=4", "dp=2,cp=2", "cp=3", "tp=2", "dp=2,zero=3,recompute=full"]);
+}
+
+#[test]
+fn vit_over_samples_heads_and_rows() {
+    let set = ["image=12", "patch=4", "layers=2", "hidden=32", "heads=2", "batch=4", "dropout=0.1"];
+    agree(&Setting::new("vit", 1, &set), &["dp=2", "tp=2", "cp=2", "dp=2,tp=2,zero=1", "pp=2,mbs=2"]);
+}
+
 #[test]
 fn mlp() {
     let mlp = Setting::new("mlp", 1, &["dropout=0.1"]);
     agree(&mlp, &["dp=4", "tp=4", "tp=2,dp=2", "pp=2,mbs=4", "cp=2", "tp=3", "dp=2,zero=3,recompute=full"]);
+}
+
+/// Layers of a recurrent net: scans, with stages cut between them.
+#[test]
+fn lstm() {
+    let small = Setting::new("lstm", 1, &["hidden=32", "seq=16", "dropout=0.1", "width=0.3"]);
+    let pins =
+        ["dp=2", "tp=2", "tp=4,recompute=full", "cp=2", "pp=2,mbs=2", "dp=2,zero=3,recompute=full", "pp=2,tp=2,mbs=4,recompute=full"];
+    agree(&small, &pins);
 }
 
 #[test]

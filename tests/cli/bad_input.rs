@@ -98,13 +98,65 @@ fn models_that_do_not_fit_say_by_how_much() {
 #[test]
 fn precisions_that_are_planned_and_not_run() {
     let work = Work::new();
-    for precision in ["bf16", "fp16", "fp8", "fp4"] {
+    for (precision, product) in [("fp8", "fp8"), ("fp8_block", "fp8"), ("fp4", "fp4")] {
         let set = format!("precision={precision}");
         let mlp = Setting::new("mlp", 2, &[&set]);
         assert!(done(&mlp.arguments("plan", &[])).contains("memory"));
         let directory = work.compile("plan", &mlp, "dp=2");
-        refused(&["run", &directory], "partita::run::precision", &[precision, "f32 and f64", "--set precision=f32"]);
+        let words = [precision, product, "f64, f32, bf16 and fp16 are run", "--set precision=bf16"];
+        refused(&["run", &directory], "partita::run::precision", &words);
     }
+}
+
+/// A safetensors file of tensors (name, type, shape, bytes).
+fn tensors(list: &[(&str, &str, &[u64], Vec<u8>)]) -> Vec<u8> {
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for (name, dtype, shape, bytes) in list {
+        let start = data.len();
+        data.extend(bytes);
+        entries.push(format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{start},{}]}}", data.len()));
+    }
+    let header = format!("{{{}}}", entries.join(","));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
+#[test]
+fn images_that_do_not_do() {
+    let work = Work::new();
+    let set = ["image=8", "patch=4", "layers=1", "hidden=8", "heads=1", "batch=2", "classes=3"];
+    let vit = work.compile("vit", &Setting::new("vit", 1, &set), "");
+    let pixels = |samples: usize| vec![9u8; samples * 8 * 8 * 3];
+    let run = |list: &[(&str, &str, &[u64], Vec<u8>)], code: &str, words: &[&str]| {
+        refused(&["run", &vit, "--data", &work.file("images.safetensors", tensors(list))], code, words);
+    };
+    let images: (&str, &str, &[u64], _) = ("images", "U8", &[4, 8, 8, 3], pixels(4));
+    let wrong = "partita::data::images";
+    run(&[images.clone()], wrong, &["no tensor `labels`, only: `images`"]);
+    run(&[("images", "U8", &[4, 8, 24], pixels(4)), ("labels", "U8", &[4], vec![0; 4])], wrong, &["[4, 8, 24]", "[8, 8, 3]"]);
+    run(&[("images", "I8", &[4, 8, 8, 3], pixels(4)), ("labels", "U8", &[4], vec![0; 4])], wrong, &["I8", "U8"]);
+    run(&[images.clone(), ("labels", "U8", &[5], vec![0; 5])], wrong, &["[5]", "4 images"]);
+    run(&[images.clone(), ("labels", "F32", &[4], vec![0; 16])], wrong, &["F32", "U8, I32 or I64"]);
+    run(&[("images", "U8", &[0, 8, 8, 3], Vec::new()), ("labels", "U8", &[0], Vec::new())], wrong, &["no image"]);
+    let high = work.file("high.safetensors", tensors(&[images.clone(), ("labels", "U8", &[4], vec![0, 1, 2, 3])]));
+    let refusal = crate::support::partita(&["run", &vit, "--data", &high]);
+    assert_eq!(refusal.code, 1, "{}", refusal.stderr);
+    for word in ["partita::data::outside_classes", "image 3", "label 3", "3 classes"] {
+        assert!(refusal.told().contains(word), "{}", refusal.stderr);
+    }
+    refused(&["run", &vit, "--data", "README.md"], wrong, &["no whole safetensors file"]);
+    // and what does
+    for (dtype, labels) in [("U8", vec![0, 1, 2, 0]), ("I32", [0i32, 1, 2, 0].iter().flat_map(|label| label.to_le_bytes()).collect())] {
+        let good = work.file("good.safetensors", tensors(&[images.clone(), ("labels", dtype, &[4], labels)]));
+        assert_eq!(work.run(&vit, 3, &["--data", &good]).iter().filter(|line| line.get("loss").is_some()).count(), 3);
+    }
+}
+
+#[test]
+fn samples_that_are_brought_together_are_one_micro_batch() {
+    let resnet = Setting::new("resnet50", 2, &["image=16", "width=4"]);
+    let words = ["models/resnet50.partita:", "mean[batch, rows, cols]", "mbs=2", "batch of 8", "leave `mbs` open"];
+    refused(&resnet.arguments("plan", &["--pin", "dp=2,mbs=2"]), "partita::plan::coupled", &words);
+    assert!(done(&resnet.arguments("plan", &["--pin", "dp=2"])).contains("memory"));
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn breakages() -> Vec<(Code, &'static str, Box<dyn Fn(&mut Program)>)> {
         with(Code::Kernel, "an operand too few", |p| p.kernels[0].operands.truncate(0)),
         with(Code::Kernel, "a rule that reads a factor it has not", |p| p.kernels[0].rule.operands[0][0].terms[0].factor = 50),
         with(Code::Kernel, "an expression without a root", |p| p.kernels[0].rule.expr.root = 1000),
-        with(Code::KernelType, "a computation in bf16", |p| p.kernels[0].compute = DType::Bf16),
+        with(Code::KernelType, "a computation in bf16", |p| p.kernels[0].result = DType::Bf16),
         with(Code::KernelSplit, "a split that does not nest", |p| {
             let split = p.kernels.iter_mut().find(|spec| spec.splits.iter().any(Option::is_some)).unwrap();
             split.order.clear();

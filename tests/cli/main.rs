@@ -2,6 +2,7 @@
 //!
 //! - [`usage`]: help, exit code 2, colours, pipes that close;
 //! - [`bad_input`]: everything that ends with exit code 1 and a diagnostic;
+//! - [`precision`]: runs in 16 bits and with a scaled loss;
 //! - [`pins`]: which pins are taken, refused, and impossible;
 //! - [`damaged`]: programs that may not run, by the program verifier and through the command line;
 //! - [`agreement`]: every plan gives the losses of one rank;
@@ -29,6 +30,7 @@ mod house;
 mod mixed;
 mod operators;
 mod pins;
+mod precision;
 mod profile;
 mod solve;
 mod stacks;

@@ -2,9 +2,11 @@
 
 use partita_codegen::compile;
 use partita_ir::axis::Role;
+use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::Graph;
 use partita_ir::layout::{Mesh, MeshAxis, Partition};
+use partita_ir::precision::{Column, LossScale, Recipe};
 use partita_ir::program::Program;
 use partita_ir::rule::Reduce;
 use partita_ir::sample;
@@ -87,7 +89,16 @@ fn train(dice: &mut Dice, seed: u64) -> Train {
     };
     let clip = *dice.pick(&[None, Some(0.01), Some(1.0), Some(100.0)]);
     let schedule = *dice.pick(&[Schedule::Constant, Schedule::Cosine { warmup: 2, steps: 5, min: 0.1 }]);
-    Train { optimizer, lr: 0.05, schedule, clip, batch: 0, precision: partita_ir::dtype::DType::F64 }
+    Train {
+        optimizer,
+        lr: 0.05,
+        schedule,
+        clip,
+        batch: 0,
+        precision: partita_ir::precision::Precision::F64,
+        loss_scale: None,
+        groups: Vec::new(),
+    }
 }
 
 impl Case {
@@ -97,11 +108,11 @@ impl Case {
         let steps = 2 + dice.below(5);
         // a third of the models are for micro-batches
         let apart = dice.below(3) == 0;
-        let options = sample::Options { steps, windows: false, kinks: dice.below(2) == 0, apart, ..sample::Options::default() };
+        let options = sample::Options { steps, kinks: dice.below(2) == 0, apart, ..sample::Options::default() };
         let model = sample::graph(seed, options);
         let sizes: &[u64] = if dice.below(12) == 0 { &[2, 2, 2, 2] } else { dice.pick::<&[u64]>(&MESHES[..MESHES.len() - 1]) };
         let ranks: u64 = sizes.iter().product();
-        let blocks: u64 = model.loops.iter().map(|repeat| repeat.count).sum();
+        let blocks = path(&model).map_or(0, |units| units.len() as u64);
         let stages = (1..=blocks.min(3)).rev().find(|stages| ranks * stages <= 16 && dice.below(2) == 0).unwrap_or(1);
         let batch = model.axes.iter().find(|axis| axis.role == Role::Batch).unwrap().size;
         let micro = if apart { 1 + dice.below(4) as u64 } else { 1 };
@@ -127,6 +138,23 @@ impl Case {
         }
     }
 
+    /// The same case with its numbers held in 16 bits, with a scaled loss every other time.
+    pub fn narrow(seed: u64) -> Self {
+        let mut case = Self::new(seed);
+        for value in case.model.values.iter_mut().filter(|value| value.ty.dtype.is_float()) {
+            value.ty.dtype = DType::F32;
+        }
+        let recipe = if seed.is_multiple_of(2) { Recipe::Bf16 } else { Recipe::Fp16 };
+        case.train.precision = recipe.precision();
+        if seed.is_multiple_of(5) {
+            case.train.precision = case.train.precision.with(Column::Gradient, case.train.precision.parameter);
+        }
+        case.train.loss_scale =
+            [None, Some(LossScale::Static(16.0)), None, Some(LossScale::Dynamic { start: 64.0, interval: 1, growth: 2.0, backoff: 0.5 })]
+                [seed as usize / 2 % 4];
+        case
+    }
+
     /// The training step.
     pub fn step(&self) -> Graph {
         let options = Options { recompute: self.recompute, meet_in_update: self.stages > 1, exchange: self.constraints.exchange };
@@ -135,7 +163,14 @@ impl Case {
 
     /// The search for the layouts of its training step.
     pub fn task<'a>(&'a self, graph: &'a Graph, cluster: &'a Cluster) -> Task<'a> {
-        Task { graph, mesh: &self.mesh, cluster, constraints: self.constraints.clone(), zero: self.zero }
+        Task {
+            graph,
+            mesh: &self.mesh,
+            cluster,
+            constraints: self.constraints.clone(),
+            zero: self.zero,
+            product: self.train.precision.product,
+        }
     }
 
     /// A plan with random layouts and a random cut, and its program. `None` if no layouts go together: some operator
@@ -149,7 +184,7 @@ impl Case {
             model: graph.name.clone(),
             settings: Vec::new(),
             cluster: String::new(),
-            train: self.train,
+            train: self.train.clone(),
             degrees: Degrees { dp: 1, cp: 1, tp: 1, pp: self.stages, mbs: 1, experts: None },
             zero: self.zero,
             recompute: self.recompute,

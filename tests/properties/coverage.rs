@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use partita_ir::graph::{Graph, Kind, PhaseKind};
+use partita_ir::graph::{Graph, Kind, Leaf, PhaseKind};
 use partita_ir::id::{Id, OpId};
 use partita_ir::program::Program;
 use partita_ir::signature::{Choice, SizedRule};
@@ -106,6 +106,21 @@ impl Coverage {
         plan.mesh.uses.iter().for_each(|used| setting(format!("{used:?}")));
         if graph.ops.iter().any(|op| matches!(op.kind, Kind::Repeat(_))) {
             setting("repeat".to_owned());
+        }
+        if graph.ops.iter().any(|op| matches!(&op.kind, Kind::Repeat(repeat) if repeat.is_scan())) {
+            setting("scan".to_owned());
+            if plan.cut.stages > 1 {
+                setting("scan in stages".to_owned());
+            }
+            if plan.mesh.micro_batches > 1 {
+                setting("scan of micro-batches".to_owned());
+            }
+        }
+        if graph.leaves(|leaf| matches!(leaf, Leaf::State { of: None, .. })).next().is_some() {
+            setting("state".to_owned());
+            if plan.mesh.micro_batches > 1 {
+                setting("state of micro-batches".to_owned());
+            }
         }
     }
 
@@ -309,6 +324,8 @@ const SETTINGS: &[&str] = &[
     "stages=2",
     "stages=3",
     "repeat",
+    "scan",
+    "state",
     "Data",
     "Micro",
     "Context",

@@ -71,6 +71,20 @@ pub fn jumps(case: &Case, samples: &[Vec<i32>], tolerance: f64) -> bool {
     })
 }
 
+/// How far the model's numbers go apart when each is rounded once more, to a type of 16 bits whose unit is `unit`: the
+/// least power of two within which all of several such runs stay, of the largest magnitude of each kind. `None` if that
+/// is more than an eighth: what can then be said of a run in such a type is little.
+pub fn spread(case: &Case, samples: &[Vec<i32>], want: &Outcome, unit: f64) -> Option<f64> {
+    let again: Vec<Outcome> = (0..4)
+        .map(|again| {
+            let dice = RefCell::new(Dice::new(case.seed ^ again));
+            expected_rounded(case, samples, &|x| if x.fract() == 0.0 { x } else { x * (1.0 + dice.borrow_mut().real(-unit, unit)) })
+        })
+        .collect();
+    let stay = |within: &f64| again.iter().all(|other| finite(other) && difference_rounded(want, other, *within).is_none());
+    (3..=12).rev().map(|power| 0.5f64.powi(power)).find(stay)
+}
+
 fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f64) -> Outcome {
     let graph = training_step(&case.model, &case.train, Options::default()).expect("every sampled model can be trained");
     let mut leaves = interpret::initial_leaves(&graph, case.seed);
@@ -92,7 +106,10 @@ fn expected_rounded(case: &Case, samples: &[Vec<i32>], round: &dyn Fn(f64) -> f6
         let env = interpret::run_rounded(&graph, leaves.clone(), case.seed, step, round);
         let mut now = Step::default();
         for (name, value) in &graph.reports {
-            let known = ["loss", "grad_norm", "lr"].into_iter().find(|known| known == name).expect("a report that is known");
+            let known = ["loss", "grad_norm", "lr", "skipped", "loss_scale"]
+                .into_iter()
+                .find(|known| known == name)
+                .expect("a report that is known");
             now.reports.insert(known, env.get(*value, 0).unwrap().data[0]);
         }
         let gradients: Vec<ValueId> = graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(_))).collect();
@@ -136,8 +153,6 @@ struct Held {
 fn held(rank: &Rank<'_>, name: &str, id: usize) -> Held {
     let view = &rank.view;
     let buffer = &view.role.buffers[id];
-    let bytes = rank.bytes(view.place(id, 0));
-    let data: Vec<f64> = bytes.chunks_exact(8).map(|b| f64::from_ne_bytes(b.try_into().unwrap())).collect();
     let at = view.program.mesh.coordinates(view.rank, 0);
     let shape = buffer.layout.local_shape(&buffer.shape, &view.program.mesh, &at);
     Held {
@@ -146,7 +161,7 @@ fn held(rank: &Rank<'_>, name: &str, id: usize) -> Held {
         layout: buffer.layout.clone(),
         stage: view.role.stage,
         at,
-        tensor: Tensor::new(shape, data),
+        tensor: Tensor::new(shape, rank.numbers(id)),
     }
 }
 
@@ -165,7 +180,9 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
         for leaf in &rank.view.role.leaves {
             match leaf.kind {
                 LeafKind::Param(_) => found.push((What::Param, held(rank, &leaf.name, leaf.buffer))),
-                LeafKind::State(_) | LeafKind::Moment(_) => found.push((What::State, held(rank, &leaf.name, leaf.buffer))),
+                LeafKind::State(_) | LeafKind::Moment(_) | LeafKind::Copy { .. } => {
+                    found.push((What::State, held(rank, &leaf.name, leaf.buffer)))
+                }
                 LeafKind::StepNumber => {}
             }
         }
@@ -176,7 +193,12 @@ pub fn measured(case: &Case, program: &Program, samples: Vec<Vec<i32>>) -> Resul
     let options = RunOptions { steps: STEPS, seed: case.seed, threads: Some(1), ..RunOptions::default() };
     let mut reports = Vec::new();
     let done = run_watched(program, &options, &DataSource::Given(samples), &watch, &mut |report| {
-        reports.push(BTreeMap::from([("loss", report.loss), ("grad_norm", report.grad_norm), ("lr", report.lr)]));
+        let mut told = BTreeMap::from([("loss", report.loss), ("grad_norm", report.grad_norm), ("lr", report.lr)]);
+        if case.train.loss_scale.is_some() {
+            told.insert("skipped", f64::from(u8::from(report.skipped)));
+        }
+        told.extend(report.loss_scale.map(|scale| ("loss_scale", scale)));
+        reports.push(told);
     });
     done.map_err(|error: RunError| error.to_string())?;
     let seen = seen.into_inner().unwrap();
@@ -229,13 +251,23 @@ fn joined(all: &[Held], mesh: &Mesh) -> Result<BTreeMap<String, Tensor>, String>
 
 /// What is off: a kind of tensor by more than `tolerance` of the largest magnitude among those of its kind.
 pub fn difference(expected: &Outcome, measured: &Outcome, tolerance: f64) -> Option<String> {
+    apart(expected, measured, tolerance, 1e-6)
+}
+
+/// The same of runs that hold parameters in 16 bits, which are rounded by more than an update may move them.
+pub fn difference_rounded(expected: &Outcome, measured: &Outcome, tolerance: f64) -> Option<String> {
+    apart(expected, measured, tolerance, 1.0)
+}
+
+/// The same, where a parameter is no less wrong than by `floor` of the largest.
+fn apart(expected: &Outcome, measured: &Outcome, tolerance: f64, floor: f64) -> Option<String> {
     for (number, (want, got)) in expected.steps.iter().zip(&measured.steps).enumerate() {
         let updates = largest(&want.updates);
         let kinds = [
             // where all gradients are 0 but for rounding, they are compared with what they are the difference of
             ("gradient", &want.gradients, &got.gradients, largest(&want.gradients).max(1e-6)),
             // a parameter is as wrong as its update is
-            ("update", &want.params, &got.params, updates.max(1e-6 * largest(&want.params))),
+            ("update", &want.params, &got.params, updates.max(floor * largest(&want.params))),
             ("state", &want.states, &got.states, largest(&want.states).max(1e-6)),
         ];
         for (kind, want, got, largest) in kinds {

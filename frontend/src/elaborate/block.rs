@@ -1,15 +1,18 @@
 //! Blocks: bodies with names of their own, written out at each call.
 
+use std::collections::BTreeMap;
+
+use partita_ir::axis::Role;
 use partita_ir::build::Builder;
 use partita_ir::graph::Span;
-use partita_ir::id::ValueId;
+use partita_ir::id::{AxisId, ValueId};
 
-use super::Elaborator;
 use super::scope::{Frame, Kind, What, under};
+use super::{AxisEntry, Elaborator};
 use crate::diagnostics::{Diagnostic, plural};
 use crate::evaluate::known;
 use crate::settings::twice;
-use crate::syntax::{Block, Call, Letters, Parameter, StatementKind};
+use crate::syntax::{Block, Call, Letters, Name, Parameter, StatementKind};
 
 impl<'a> Elaborator<'a> {
     /// A call of a block.
@@ -31,12 +34,7 @@ impl<'a> Elaborator<'a> {
             self.diagnostics.push(diagnostic);
             return None;
         }
-        if call.axes.is_some() {
-            self.diagnostics.push(
-                Diagnostic::new("partita::call::wrong_axes", format!("block `{}` takes no brackets", block.name.text))
-                    .label(call.name.span, "in this call"),
-            );
-        }
+        let letters = self.block_axes(block, call);
         // every argument is looked at, so that the errors of all are reported
         let mut bindings = Vec::new();
         for (position, argument) in call.arguments.iter().enumerate() {
@@ -47,7 +45,7 @@ impl<'a> Elaborator<'a> {
                 );
             }
             let what = match block.parameters.get(position) {
-                Some(parameter) => self.argument(parameter, &argument.value),
+                Some(parameter) => self.argument(parameter, &argument.value, letters.as_ref()),
                 None => self.tensor(&argument.value, "argument").map_or(What::Broken, What::Tensor),
             };
             bindings.push(what);
@@ -64,9 +62,7 @@ impl<'a> Elaborator<'a> {
             );
             return None;
         }
-        if call.axes.is_some() || bindings.iter().any(|what| matches!(what, What::Broken)) {
-            return None;
-        }
+        let letters = letters.filter(|_| !bindings.iter().any(|what| matches!(what, What::Broken)))?;
 
         let caller = self.frame_mut();
         // the first call of the block that a loop has its name from
@@ -81,17 +77,46 @@ impl<'a> Elaborator<'a> {
             let prefix = format!("{prefix}{last}.");
             (path, prefix)
         };
-        self.body(index, Frame { path, prefix, block: Some(index), ..Frame::default() }, bindings)
+        self.body(index, Frame { path, prefix, axes: letters, block: Some(index), ..Frame::default() }, bindings)
+    }
+
+    /// The axes in the brackets of a call, by the names that the block has for them.
+    fn block_axes(&mut self, block: &Block, call: &Call) -> Option<BTreeMap<String, AxisId>> {
+        let given = call.axes.as_deref().unwrap_or(&[]);
+        if given.len() != block.axes.len() || !call.windows.is_empty() {
+            let wanted = match block.axes.len() {
+                0 => "no brackets".to_owned(),
+                n => format!("{} in brackets", plural(n, "axis")),
+            };
+            let names: Vec<&str> = block.axes.iter().map(|axis| axis.text.as_str()).collect();
+            self.diagnostics.push(
+                Diagnostic::new("partita::call::wrong_axes", format!("block `{}` takes {wanted}", block.name.text))
+                    .label(call.name.span, "in this call")
+                    .label(
+                        block.name.span,
+                        if names.is_empty() { "declared here".to_owned() } else { format!("declared with [{}]", names.join(", ")) },
+                    ),
+            );
+            return None;
+        }
+        // every name is looked at, so that every unknown one is reported; two may stand for one axis
+        let axes: Vec<Option<AxisId>> = given.iter().map(|name| self.axis(name)).collect();
+        block.axes.iter().zip(axes).map(|(name, axis)| Some((name.text.clone(), axis?))).collect()
     }
 
     /// An argument of a call, as its parameter declares it.
-    fn argument(&mut self, parameter: &'a Parameter, value: &'a crate::syntax::Expr) -> What {
+    fn argument(&mut self, parameter: &'a Parameter, value: &'a crate::syntax::Expr, of_block: Option<&BTreeMap<String, AxisId>>) -> What {
         let Some(letters) = &parameter.axes else {
             let value = self.reading(|this, diagnostics| known(value, this, diagnostics));
             return value.map_or(What::Broken, What::Known);
         };
         let found = self.tensor(value, &parameter.name.text);
-        let declared = self.declared(letters);
+        let declared = of_block.and_then(|of_block| {
+            self.frames.push(Frame { axes: of_block.clone(), ..Frame::default() });
+            let declared = self.declared(letters);
+            self.frames.pop();
+            declared
+        });
         let (Some(found), Some(declared)) = (found, declared) else { return What::Broken };
         let dims = self.builder.dims(found);
         if dims == declared {
@@ -116,7 +141,7 @@ impl<'a> Elaborator<'a> {
         What::Broken
     }
 
-    fn declared(&mut self, letters: &Letters) -> Option<Vec<partita_ir::id::AxisId>> {
+    fn declared(&mut self, letters: &Letters) -> Option<Vec<AxisId>> {
         if letters.rest.is_some() {
             self.diagnostics.push(
                 Diagnostic::new("partita::syntax::expected", "an argument of a block lists all its axes")
@@ -181,6 +206,15 @@ impl<'a> Elaborator<'a> {
             let mut scratch = Builder::new("", self.builder.float);
             scratch.graph.axes.clone_from(&self.builder.graph.axes);
             let builder = std::mem::replace(&mut self.builder, scratch);
+            // of whatever size and role
+            let stand_in = |this: &mut Self, axis: &Name| {
+                let id = this.builder.axis(&axis.text, 1, Role::None);
+                this.axes.insert(id, AxisEntry { name: axis.text.clone(), span: axis.span, role: None, size: None });
+                (axis.text.clone(), id)
+            };
+            let letters: BTreeMap<String, AxisId> = block.axes.iter().map(|axis| stand_in(self, axis)).collect();
+            let stood_in: Vec<AxisId> = letters.values().copied().collect();
+            self.frames.push(Frame { axes: letters.clone(), ..Frame::default() });
             let mut bindings = Vec::new();
             for parameter in &block.parameters {
                 let dims = parameter.axes.as_ref().and_then(|letters| self.declared(letters));
@@ -189,9 +223,11 @@ impl<'a> Elaborator<'a> {
                     What::Tensor(self.builder.param(&parameter.name.text, &dims, partita_ir::graph::Init::Constant(0.0)))
                 }));
             }
+            self.frames.pop();
             let path = self.unique_path(format!("unseen.{index}"));
-            self.body(index, Frame { path, block: Some(index), ..Frame::default() }, bindings);
+            self.body(index, Frame { path, axes: letters, block: Some(index), ..Frame::default() }, bindings);
             self.builder = builder;
+            stood_in.iter().for_each(|axis| drop(self.axes.remove(axis)));
         }
     }
 }

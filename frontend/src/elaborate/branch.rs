@@ -32,6 +32,12 @@ fn given(statements: &[Statement]) -> BTreeMap<&str, Given<'_>> {
             StatementKind::Let { name, .. } => vec![Given { name, always: true, weight: false }],
             StatementKind::Weight { name, .. } => vec![Given { name, always: true, weight: true }],
             StatementKind::If { then, otherwise, .. } => either(then, otherwise),
+            StatementKind::Scan(scan) => {
+                let emitted =
+                    scan.body.iter().filter_map(|inner| if let StatementKind::Emit { name, .. } = &inner.kind { Some(name) } else { None });
+                let names = scan.carried.iter().map(|(name, ..)| name).chain(emitted);
+                names.map(|name| Given { name, always: true, weight: false }).collect()
+            }
             _ => Vec::new(),
         };
         for given in each {

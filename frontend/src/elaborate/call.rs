@@ -164,11 +164,13 @@ impl<'a> Elaborator<'a> {
 
     pub(super) fn bracket_axes(&mut self, row: &Operator, call: &Call) -> Option<Vec<AxisId>> {
         let names: &[Name] = call.axes.as_deref().unwrap_or(&[]);
+        let windows = !call.windows.is_empty();
         let (wanted, fits) = match row.axes {
             Axes::None => ("no brackets".to_owned(), call.axes.is_none()),
             Axes::Exactly(parts) => (format!("{} in brackets", plural(parts.len(), "axis")), names.len() == parts.len()),
             Axes::Some => ("at least 1 axis in brackets".to_owned(), !names.is_empty()),
-            Axes::Result => ("the result's axes in brackets".to_owned(), call.axes.is_some()),
+            Axes::Result => ("the result's axes in brackets".to_owned(), call.axes.is_some() && !windows),
+            Axes::Windows => ("axes seen through windows in brackets".to_owned(), windows),
             Axes::Arrow => ("`[axis -> wider]` in brackets".to_owned(), names.len() == 2 && call.arrow == Some(1)),
             Axes::Whole => {
                 let fits = if call.arrow.is_some() { call.arrow == Some(names.len().saturating_sub(1)) } else { names.len() == 1 };

@@ -35,6 +35,8 @@ impl<'a> Elaborator<'a> {
     pub(super) fn operator(&mut self, row: &Operator, checked: &Checked<'a>, name: &str) -> Option<ValueId> {
         match row.form {
             Form::Einsum => self.einsum(checked, name),
+            Form::Conv => self.conv(checked, name),
+            Form::Pool(pool) => self.pool(pool, checked, name),
             Form::Gather => self.gather(checked, name),
             Form::ArgMax => self.argmax(checked),
             Form::Softmax => self.along(checked).map(|(x, axis)| self.builder.softmax(x, axis)),
@@ -238,6 +240,10 @@ impl<'a> Elaborator<'a> {
             return None;
         }
         let dropout = Some(dropout).filter(|(rate, _)| *rate > 0.0);
+        let scale = match self.option(checked, "scale") {
+            OptionValue::Number(0.0, None) => None,
+            _ => Some(self.positive(checked, "scale")?),
+        };
         let softcap = match self.option(checked, "softcap") {
             OptionValue::Number(0.0, _) => None,
             _ => Some(self.positive(checked, "softcap")?),
@@ -245,7 +251,7 @@ impl<'a> Elaborator<'a> {
         let bias = self.over_scores(checked, "bias", &scores)?;
         let mask = self.over_scores(checked, "mask", &scores)?;
         self.builder.span = Some(checked.span);
-        let how = Scores { softcap, bias, mask, causal: causal.map(|(axis, _)| axis), dropout };
+        let how = Scores { scale, softcap, bias, mask, causal: causal.map(|(axis, _)| axis), dropout };
         Some(self.builder.attention_by(query, key, value, past, dim, &how))
     }
 

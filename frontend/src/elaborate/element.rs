@@ -240,7 +240,19 @@ impl<'a> Elaborator<'a> {
                 None
             }
             ExprKind::Index(axis) => {
-                let axis = self.axis(axis)?;
+                let name = axis;
+                let axis = self.axis(name)?;
+                if self.scanned == Some(axis) {
+                    self.diagnostics.push(
+                        Diagnostic::new(
+                            "partita::scan::index",
+                            format!("a scan along `{}` does not know the number of its entry", name.text),
+                        )
+                        .label(name.span, "the axis of the scan")
+                        .help(format!("make a tensor of positions before it, such as `place = 1 * index[{}]`, and read that", name.text)),
+                    );
+                    return None;
+                }
                 Some(Element::Piece(Piece { node: fusion.expr.push(Node::Index(axis.index())), dims: vec![axis] }))
             }
             ExprKind::Negate(inner) => match self.element(fusion, inner)? {

@@ -6,6 +6,7 @@ use partita_ir::graph::Span;
 use partita_ir::id::{AxisId, ValueId};
 
 use super::Elaborator;
+use super::scan::Emits;
 use crate::diagnostics::Diagnostics;
 use crate::evaluate::{Found, Known, Num, Scope, evaluate};
 use crate::syntax::Expr;
@@ -49,6 +50,10 @@ impl Kind {
 pub(super) enum Gone {
     /// A repeat assigned it, and it ended with the repeat.
     Repeat,
+    /// A scan assigned it, and it ended with the entry.
+    Scan,
+    /// It holds integers, which have no entry along a scan.
+    Entry,
     /// A `for` gave it, and it ended with its round.
     For,
     /// Not every branch of an `if` assigned it; whether one declared it as a weight.
@@ -76,9 +81,11 @@ pub(super) struct Frame {
     pub loop_block: Option<String>,
     /// Random draws so far.
     pub draws: u32,
+    /// What the open scan emits.
+    pub emits: Option<Emits>,
     /// States that a statement gives their next value, and where.
     pub updated: BTreeMap<ValueId, Span>,
-    /// Axes of its own: those that the letters of an operator stand for, or that a `for` declares.
+    /// Axes of its own: those that the letters of an operator or the axes of a block stand for, or that a `for` declares.
     pub axes: BTreeMap<String, AxisId>,
     /// Whether what is elaborated is the body of a `for`.
     pub unrolled: bool,
@@ -120,7 +127,8 @@ impl Elaborator<'_> {
     /// that a block declares gets a number if it is taken.
     pub(super) fn leaf_name(&mut self, name: &str) -> String {
         let frame = self.frame();
-        if frame.path.is_empty() {
+        // a scan of the file may declare a weight of a name that another has
+        if frame.path.is_empty() && self.scanned.is_none() {
             return name.to_owned();
         }
         let full = format!("{}{name}", frame.prefix);
@@ -164,6 +172,16 @@ impl Elaborator<'_> {
                 Gone::For => (
                     "this ends with each round of its `for`",
                     format!("what a `for` hands on exists before it: assign `{name}` above the `for` too"),
+                ),
+                Gone::Scan => (
+                    "this ends with its entry",
+                    format!(
+                        "what a scan makes of all entries is emitted: `emit {name}[axes] = value`; of a carried value the last is there"
+                    ),
+                ),
+                Gone::Entry => (
+                    "integers, which are not read entry by entry",
+                    format!("make a tensor of `{name}` before the scan, as with `gather`, and read that"),
                 ),
                 Gone::Branch { .. } => (
                     "given here, and not in every branch",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
+use partita_ir::build::Builder;
 use partita_ir::graph::{Init, Source, Span};
 use partita_ir::id::{AxisId, ValueId};
 
@@ -38,6 +39,8 @@ impl<'a> Elaborator<'a> {
             StatementKind::Axis { name, size, role } if self.frame().unrolled => self.unrolled_axis(name, size.as_ref(), role.as_ref()),
             StatementKind::Assign { name, value } => self.assign(name, value),
             StatementKind::Repeat { count, name, body } => self.repeat(count, name.as_ref(), body, statement.span),
+            StatementKind::Scan(scan) => self.scan(scan, statement.span),
+            StatementKind::Emit { name, axes, value } => self.emit_entry(name, axes, value, statement.span),
             StatementKind::If { condition, then, otherwise } => self.branches(condition, then, otherwise),
             StatementKind::Loss { name, value } => self.loss(name.as_ref(), value, statement.span),
             StatementKind::Return(_) => self.diagnostics.push(
@@ -62,7 +65,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// Whether `name` may be given to an input, weight or result; a report if not.
-    fn may_define(&mut self, name: &Name, kind: Kind) -> bool {
+    pub(super) fn may_define(&mut self, name: &Name, kind: Kind) -> bool {
         let taken = !self.frame().names.contains_key(&name.text) && !self.settings.is_switch(&name.text);
         if let Some(span) = self.settings.span(&name.text).filter(|_| taken) {
             self.diagnostics.push(
@@ -98,7 +101,7 @@ impl<'a> Elaborator<'a> {
         let dims = self.axis_list(axes);
         let from = self.source(source, token);
         let what = match (dims, from) {
-            (Some(dims), Some(from)) if self.input_axes(axes, &dims) => What::Tensor(self.builder.input(&name.text, &dims, from)),
+            (Some(dims), Some(from)) if self.input_axes(axes, &dims, from) => What::Tensor(self.builder.input(&name.text, &dims, from)),
             _ => What::Broken,
         };
         self.bind(&name.text, what, Kind::Input, name.span);
@@ -143,13 +146,14 @@ impl<'a> Elaborator<'a> {
         }
     }
 
-    /// Inputs have a batch axis, as large as the batch, and a sequence axis.
-    fn input_axes(&mut self, names: &[Name], dims: &[AxisId]) -> bool {
+    /// Inputs have the axes of their source, the first of them as large as the batch.
+    fn input_axes(&mut self, names: &[Name], dims: &[AxisId], source: Source) -> bool {
         let roles: Option<Vec<Role>> = dims.iter().map(|axis| self.axes[axis].role).collect();
         // an axis without a known role was reported
         let Some(roles) = roles else { return false };
-        if roles != [Role::Batch, Role::Seq] {
-            let mut diagnostic = Diagnostic::new("partita::input::axes", "an input has two axes, of the roles `batch` and `seq`");
+        if !source.takes(&roles) {
+            let of = if matches!(source, Source::Pixels | Source::Labels) { format!(" of {}", source.word()) } else { String::new() };
+            let mut diagnostic = Diagnostic::new("partita::input::axes", format!("an input{of} has {}", source.axes()));
             if let (Some(first), Some(last)) = (names.first(), names.last()) {
                 diagnostic = diagnostic.label(crate::syntax::join(first.span, last.span), "not these");
             }
@@ -159,7 +163,12 @@ impl<'a> Elaborator<'a> {
                     diagnostic = diagnostic.label(entry.span, "declared without a role");
                 }
             }
-            self.diagnostics.push(diagnostic.help("declare them as `axis batch : batch` and `axis seq : seq`"));
+            let help = match source {
+                Source::Pixels => "declare them as `axis batch : batch` and, say, `axis height = 32 : spatial`",
+                Source::Labels => "declare it as `axis batch : batch`",
+                _ => "declare them as `axis batch : batch` and `axis seq : seq`",
+            };
+            self.diagnostics.push(diagnostic.help(help));
             return false;
         }
         let (size, batch) = (self.size(dims[0]), self.section.batch.and_then(|batch| batch.whole()));
@@ -207,9 +216,9 @@ impl<'a> Elaborator<'a> {
         let what = match (dims, init, exists) {
             (Some(dims), Some(init), Some(true)) => {
                 let leaf = self.leaf_name(&name.text);
-                let kept =
-                    if kind == Kind::Weight { self.builder.param(&leaf, &dims, init) } else { self.builder.state(&leaf, &dims, init) };
-                What::Tensor(kept)
+                let kept = |b: &mut Builder| if kind == Kind::Weight { b.param(&leaf, &dims, init) } else { b.state(&leaf, &dims, init) };
+                // all entries of a scan have the same weights
+                What::Tensor(if self.scanned.is_some() { self.builder.outside(kept) } else { kept(&mut self.builder) })
             }
             (Some(_), Some(_), Some(false)) => absent,
             _ => What::Broken,
@@ -270,8 +279,8 @@ impl<'a> Elaborator<'a> {
         let head = Span { start: span.start, end: name.map_or(count.span.end, |name| name.span.end) };
         if self.builder.within().is_some() {
             self.diagnostics.push(
-                Diagnostic::new("partita::repeat::nested", "a repeat cannot run inside a repeat")
-                    .label(head, "inside another repeat")
+                Diagnostic::new("partita::repeat::nested", "a repeat cannot run inside a repeat or scan")
+                    .label(head, "inside another")
                     .help("multiply the counts, or write the inner body out"),
             );
             return;
@@ -337,7 +346,7 @@ impl<'a> Elaborator<'a> {
     }
 
     /// What a body hands to the next iteration under `name`: of the type of `argument`, or a report.
-    fn next(&mut self, name: &str, argument: ValueId) -> ValueId {
+    pub(super) fn next(&mut self, name: &str, argument: ValueId) -> ValueId {
         let Some(binding) = self.frame().names.get(name).cloned() else { return argument };
         let Some(value) = tensor_of(&binding) else { return argument };
         let (before, after) = (self.builder.graph.value(argument).ty.clone(), self.builder.graph.value(value).ty.clone());
@@ -379,7 +388,7 @@ impl<'a> Elaborator<'a> {
 }
 
 /// The names that a statement may assign.
-fn assigned(statement: &Statement) -> Vec<&Name> {
+pub(super) fn assigned(statement: &Statement) -> Vec<&Name> {
     match &statement.kind {
         StatementKind::Assign { name, .. } => vec![name],
         StatementKind::If { then, otherwise, .. } => then.iter().chain(otherwise).flat_map(assigned).collect(),
@@ -389,7 +398,7 @@ fn assigned(statement: &Statement) -> Vec<&Name> {
 }
 
 /// The tensor that a name is.
-fn tensor_of(binding: &Binding) -> Option<ValueId> {
+pub(super) fn tensor_of(binding: &Binding) -> Option<ValueId> {
     match binding.what {
         What::Tensor(value) => Some(value),
         _ => None,

@@ -27,7 +27,7 @@ impl<'a> Elaborator<'a> {
     /// `let wide = 4 * hidden`
     pub(super) fn let_known(&mut self, name: &Name, value: &Expr) {
         // those of the file are read with its settings
-        if self.frames.len() == 1 && self.settings.span(&name.text) == Some(name.span) {
+        if self.settings.has_let(name.span) {
             return;
         }
         let value = self.reading(|this, diagnostics| known(value, this, diagnostics));

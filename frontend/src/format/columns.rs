@@ -1,6 +1,6 @@
 //! What stands in columns, and the text of the file.
 //!
-//! Neighbouring lines of one kind with no blank line and no comment between them are a run. In a run of `set` lines `=` stands
+//! Neighbouring lines of one kind with no blank line and no comment between them are a run. In a run of `set` or of `let` lines `=` stands
 //! behind the longest name; in one of `axis` or `input` lines `:` stands behind the longest that has one, and is not further
 //! left than any other of them ends. The comments of a run stand in one column, which is a multiple of [`INDENT`], at least
 //! two spaces behind the code. A column beyond [`WIDEST`] is none, and its lines stay as they are.
@@ -54,13 +54,13 @@ fn run(pieces: &[Piece<'_>]) -> Option<&'static str> {
         return None;
     }
     let first = pieces.first()?.text;
-    Some(["set", "axis", "input", "weight", "state"].into_iter().find(|word| *word == first).unwrap_or("other"))
+    Some(["set", "let", "axis", "input", "weight", "state"].into_iter().find(|word| *word == first).unwrap_or("other"))
 }
 
 /// Where the `=` of a setting, or the `:` of an axis or input stands in the text of its line.
 fn mark(run: &str, pieces: &[Piece<'_>]) -> Option<usize> {
     let wanted = match run {
-        "set" => Token::Assign,
+        "set" | "let" => Token::Assign,
         "axis" | "input" => Token::Colon,
         _ => return None,
     };

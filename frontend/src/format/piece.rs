@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 /// Words before an expression: a parenthesis behind them makes no call, and a minus has no left operand.
-const BEFORE_EXPRESSIONS: [&str; 5] = ["return", "loss", "if", "repeat", "not"];
+const BEFORE_EXPRESSIONS: [&str; 7] = ["return", "loss", "if", "repeat", "not", "assert", "in"];
 
 impl<'a> Piece<'a> {
     pub(super) fn comment(text: &'a str, own_line: bool) -> Self {
@@ -70,7 +70,7 @@ impl<'a> Piece<'a> {
         match self.kind {
             Kind::Infix(_) => true,
             Kind::Token(Token::Name) => self.before_expression(),
-            Kind::Token(token) => !matches!(token, Token::Number | Token::CloseParen | Token::CloseBracket),
+            Kind::Token(token) => !matches!(token, Token::Number | Token::Text | Token::CloseParen | Token::CloseBracket),
             Kind::Comment { .. } => false,
         }
     }

@@ -5,7 +5,7 @@ use partita_ir::graph::Span;
 use super::{Failed, Parsed, Parser};
 use crate::diagnostics::Diagnostic;
 use crate::lexer::Token;
-use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, join};
+use crate::syntax::{Argument, BinaryOp, Call, Expr, ExprKind, Logic, Move, Name, Window, join};
 
 /// What stands in the brackets of a call.
 struct CallAxes {
@@ -16,6 +16,8 @@ struct CallAxes {
 
 /// Tallest expression that is read: every walk over one is recursive.
 const TALLEST: u16 = 100;
+/// Stands before the axis of a window's places.
+const OVER: &str = "over";
 
 impl Parser<'_> {
     /// An expression.
@@ -143,7 +145,7 @@ impl Parser<'_> {
             Token::Name => {
                 let name = self.name("")?;
                 match self.peek() {
-                    Token::OpenParen => self.call(name, None),
+                    Token::OpenParen => self.call(name, None, Vec::new()),
                     Token::OpenBracket if name.text == "index" => {
                         let axes = self.axes()?;
                         let span = self.since(start);
@@ -157,9 +159,13 @@ impl Parser<'_> {
                         };
                         Ok(Expr { kind: ExprKind::Index(axis), span, height: 1 })
                     }
+                    Token::OpenBracket if self.brackets_hold_windows() => {
+                        let windows = self.windows()?;
+                        self.call(name, Some(CallAxes { names: Vec::new(), arrow: None }), windows)
+                    }
                     Token::OpenBracket if self.brackets_belong_to_a_call() => {
                         let axes = self.call_axes()?;
-                        self.call(name, Some(axes))
+                        self.call(name, Some(axes), Vec::new())
                     }
                     _ => {
                         let kind = match name.text.as_str() {
@@ -182,6 +188,29 @@ impl Parser<'_> {
             && rest.next() == Some(Token::OpenParen)
     }
 
+    /// Whether the bracket here closes before a `(`, with an `over` inside.
+    fn brackets_hold_windows(&self) -> bool {
+        let rest = self.tokens[self.position + 1..].iter().filter(|(token, _)| *token != Token::Newline);
+        let inside = rest.clone().take_while(|(token, _)| matches!(token, Token::Name | Token::Comma | Token::Arrow));
+        let over = inside.clone().any(|(token, span)| *token == Token::Name && self.slice(*span) == OVER);
+        let mut behind = rest.skip(inside.count()).map(|(token, _)| *token);
+        over && behind.next() == Some(Token::CloseBracket) && behind.next() == Some(Token::OpenParen)
+    }
+
+    /// `[height -> rows over kh, width over kw]`
+    fn windows(&mut self) -> Parsed<Vec<Window>> {
+        self.expect(Token::OpenBracket, "")?;
+        self.list(Token::CloseBracket, |parser| {
+            let axis = parser.name("of an axis")?;
+            let out = if parser.eat(Token::Arrow) { parser.name("of the axis that it becomes")? } else { axis.clone() };
+            if !parser.at_word(OVER) {
+                return Err(parser.unexpected("`over` and the axis of a window's places"));
+            }
+            parser.advance();
+            Ok(Window { axis, out, taps: parser.name("of the axis of a window's places")? })
+        })
+    }
+
     /// `[vocab]`, `[seq -> longer]`
     fn call_axes(&mut self) -> Parsed<CallAxes> {
         self.expect(Token::OpenBracket, "with the axes")?;
@@ -199,13 +228,13 @@ impl Parser<'_> {
         Ok(CallAxes { names, arrow })
     }
 
-    fn call(&mut self, name: Name, brackets: Option<CallAxes>) -> Parsed<Expr> {
+    fn call(&mut self, name: Name, brackets: Option<CallAxes>, windows: Vec<Window>) -> Parsed<Expr> {
         let start = name.span;
         let arguments = self.arguments()?;
         let height = arguments.iter().map(|argument| argument.value.height).max().unwrap_or(0) + 1;
         let span = self.since(start);
         let (axes, arrow) = brackets.map_or((None, None), |brackets| (Some(brackets.names), brackets.arrow));
-        self.tall(ExprKind::Call(Call { name, axes, arrow, arguments }), span, height)
+        self.tall(ExprKind::Call(Call { name, axes, arrow, windows, arguments }), span, height)
     }
 
     /// `(x, y, option = 3)`

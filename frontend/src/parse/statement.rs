@@ -6,7 +6,8 @@ use super::{Failed, Parsed, Parser, RESERVED};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::lexer::{Token, lex};
 use crate::syntax::{
-    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, SetValue, Statement, StatementKind,
+    Block, Defines, Entry, EntryValue, Expr, ExprKind, Letters, Name, Op, Over, Parameter, Said, Scan, SetValue, Statement, StatementKind,
+    TrainGroup, TrainSection,
 };
 
 /// Words of statements that stand in no block.
@@ -72,7 +73,7 @@ impl Parser<'_> {
             "set" => Defines::Setting,
             "let" if !within => Defines::Setting,
             "axis" => Defines::Axis,
-            "input" | "weight" | "state" | "let" => Defines::Tensor,
+            "input" | "weight" | "state" | "emit" | "let" => Defines::Tensor,
             "block" | "op" => Defines::Callable,
             _ => {
                 let name = Name { text: word.to_owned(), span };
@@ -229,11 +230,19 @@ impl Parser<'_> {
             "block" => {
                 self.advance();
                 let name = self.new_name("for the block")?;
+                let axes = if self.peek() == Token::OpenBracket { self.axes()? } else { Vec::new() };
                 let parameters = self.parameters()?;
                 let body = self.body()?;
-                Ok(StatementKind::Block(Block { name, parameters, body }))
+                Ok(StatementKind::Block(Block { name, axes, parameters, body }))
             }
             "op" => self.headed(Self::op),
+            "scan" => self.headed(Self::scan),
+            "emit" => self.headed(|parser| {
+                let name = parser.new_name("for what is emitted")?;
+                let axes = parser.axes()?;
+                parser.expect(Token::Assign, "and the value of one entry")?;
+                Ok(StatementKind::Emit { name, axes, value: parser.expression()? })
+            }),
             "repeat" => {
                 self.advance();
                 let count = self.expression()?;
@@ -328,6 +337,25 @@ impl Parser<'_> {
         let name = self.new_name("for the result")?;
         self.advance();
         Ok(StatementKind::Assign { name, value: self.expression()? })
+    }
+
+    /// `seq reversed (h[batch, hidden] = 0) { ... }`
+    fn scan(&mut self) -> Parsed<StatementKind> {
+        let axis = self.name("of the axis that the scan goes along")?;
+        let reversed = self.at_word("reversed");
+        if reversed {
+            self.advance();
+        }
+        let mut carried = Vec::new();
+        if self.eat(Token::OpenParen) {
+            carried = self.list(Token::CloseParen, |parser| {
+                let name = parser.new_name("for what is carried")?;
+                let axes = parser.axes()?;
+                parser.expect(Token::Assign, "and what it begins with")?;
+                Ok((name, axes, parser.expression()?))
+            })?;
+        }
+        Ok(StatementKind::Scan(Scan { axis, reversed, carried, body: self.body()? }))
     }
 
     /// `past = seq : seq`
@@ -491,31 +519,43 @@ impl Parser<'_> {
                 Token::Newline => {
                     self.advance();
                 }
-                _ if self.at_word("derivative") => {
-                    self.advance();
-                    let name = self.name("of the argument that the derivative is with respect to")?;
-                    self.expect(Token::Assign, "and the derivative of the operator's expression")?;
-                    found.push((name, self.expression()?));
-                    if !matches!(self.peek(), Token::Newline | Token::CloseBrace) {
-                        return Err(self.unexpected("the end of the derivative"));
-                    }
-                }
+                Token::End => return Err(self.unexpected("`}` behind the derivatives")),
                 _ => {
-                    return Err(self.unexpected("`derivative` and an argument, as in `derivative a = 1`"));
+                    let first = self.position;
+                    self.statement = first;
+                    match self.derivative() {
+                        Ok(derivative) => found.push(derivative),
+                        Err(Failed) => self.recover(first),
+                    }
                 }
             }
         }
     }
 
+    /// `derivative a = 1`
+    fn derivative(&mut self) -> Parsed<(Name, Expr)> {
+        if !self.at_word("derivative") {
+            return Err(self.unexpected("`derivative` and an argument, as in `derivative a = 1`"));
+        }
+        self.advance();
+        let name = self.name("of the argument that the derivative is with respect to")?;
+        self.expect(Token::Assign, "and the derivative of the operator's expression")?;
+        let value = self.expression()?;
+        match self.peek() {
+            Token::Newline | Token::CloseBrace => Ok((name, value)),
+            _ => Err(self.unexpected("the end of the derivative")),
+        }
+    }
+
     /// `{ optimizer adamw(beta1 = 0.9)  lr = 3e-4 ... }`, one entry a line.
-    fn train(&mut self) -> Parsed<Vec<Entry>> {
+    fn train(&mut self) -> Parsed<TrainSection> {
         let open = self.expect(Token::OpenBrace, "to open the section")?;
-        let mut entries = Vec::new();
+        let (mut entries, mut groups) = (Vec::new(), Vec::new());
         loop {
             match self.peek() {
                 Token::CloseBrace => {
                     self.advance();
-                    return Ok(entries);
+                    return Ok(TrainSection { entries, groups });
                 }
                 Token::End => {
                     self.diagnostics.push(
@@ -523,7 +563,7 @@ impl Parser<'_> {
                             .label(open, "this `{` is never closed")
                             .help("close it with a `}` on a line of its own"),
                     );
-                    return Ok(entries);
+                    return Ok(TrainSection { entries, groups });
                 }
                 Token::Newline => {
                     self.advance();
@@ -531,17 +571,32 @@ impl Parser<'_> {
                 _ => {
                     let first = self.position;
                     self.statement = first;
-                    let entry = self.entry().and_then(|entry| match self.peek() {
-                        Token::Newline | Token::CloseBrace | Token::End => Ok(entry),
+                    let read = if self.at_word("for") {
+                        self.train_group().map(|group| groups.push(group))
+                    } else {
+                        self.entry().map(|entry| entries.push(entry))
+                    };
+                    let ended = read.and_then(|()| match self.peek() {
+                        Token::Newline | Token::CloseBrace | Token::End => Ok(()),
                         _ => Err(self.unexpected("the end of the entry")),
                     });
-                    match entry {
-                        Ok(entry) => entries.push(entry),
-                        Err(Failed) => self.recover(first),
+                    if ended.is_err() {
+                        self.recover(first);
                     }
                 }
             }
         }
+    }
+
+    /// `for "gain*", "bias*" { decay = 0 }`
+    fn train_group(&mut self) -> Parsed<TrainGroup> {
+        let start = self.advance();
+        let mut patterns = vec![self.text("with names of weights, as in `for \"gain*\", \"bias*\" { decay = 0 }`")?];
+        while self.eat(Token::Comma) {
+            patterns.push(self.text("with names of weights")?);
+        }
+        let section = self.deeper(start, Self::train)?;
+        Ok(TrainGroup { patterns, section, span: self.since(start) })
     }
 
     fn entry(&mut self) -> Parsed<Entry> {

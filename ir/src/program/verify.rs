@@ -15,7 +15,7 @@
 //!
 //! Kernels and boxings:
 //! - `kernel`: its lists are as long as its rule's, and its rule is legal, as [`crate::verify`] says of operators.
-//! - `kernel_type`: it computes in floats from what is stored: f32, f64, i32 and the program's precision.
+//! - `kernel_type`: it computes in floats from what is stored: f32, f64, i32 and the types of the program's precision.
 //! - `kernel_split`: each mesh axis of ranks or time splits a factor at most once, and only a factor that no operand
 //!   walks in a dimension that is not exact.
 //! - `boxing`: it changes layouts along its axes of ranks only, by one reduction, and no rank needs one outside its group.

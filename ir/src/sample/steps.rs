@@ -31,6 +31,9 @@ pub(super) const STEPS: &[fn(&mut Sampler) -> Option<ValueId>] = &[
     merge,
     split,
     slice,
+    pad,
+    concat,
+    one_hot,
     take,
     transpose,
     window,
@@ -92,6 +95,60 @@ fn several(s: &mut Sampler) -> Option<(Vec<ValueId>, Vec<AxisId>)> {
     s.fits(&union, &union).then_some((operands, union))
 }
 
+/// A value made longer along an axis, at one end or both.
+fn pad(s: &mut Sampler) -> Option<ValueId> {
+    let (value, axis) = value_and_axis(s, &|_, _| true)?;
+    let (before, after) = (s.dice.below(3), s.dice.below(3));
+    let size = s.b.graph.size(axis) + before + after;
+    let wider = s.axis_of("wide", size, Role::None);
+    let dims: Vec<AxisId> = s.b.dims(value).into_iter().map(|dim| if dim == axis { wider } else { dim }).collect();
+    if !s.fits(&dims, &dims) {
+        return None;
+    }
+    let fill = if s.dice.chance(0.5) { 0.0 } else { s.dice.real(-1.0, 1.0) };
+    Some(s.b.pad("pad", value, (axis, wider), before as i64, fill))
+}
+
+/// Two or three values of the same axes but one, one behind the other.
+fn concat(s: &mut Sampler) -> Option<ValueId> {
+    let (first, part) = value_and_axis(s, &|_, _| true)?;
+    let others: Vec<AxisId> = s.b.dims(first).into_iter().filter(|axis| *axis != part).collect();
+    let mut parts = vec![(first, part)];
+    for _ in 0..s.dice.between(1, 2) {
+        if s.dice.chance(0.4) {
+            parts.push((first, part));
+        } else {
+            let own = s.fresh_axis("part", 1, 4);
+            let mut dims = [&others[..], &[own]].concat();
+            s.dice.shuffle(&mut dims);
+            parts.push((s.param(&dims), own));
+        }
+    }
+    let size = parts.iter().map(|(_, part)| s.b.graph.size(*part)).sum();
+    let whole = s.axis_of("whole", size, Role::None);
+    let dims = [&others[..], &[whole]].concat();
+    s.fits(&dims, &dims).then(|| s.b.concat("concat", &parts, whole))
+}
+
+/// Tokens, or places computed of indices, as 0 and 1: times a value, as nothing but a parameter has a gradient.
+fn one_hot(s: &mut Sampler) -> Option<ValueId> {
+    let value = s.pick(&|_, dims| !dims.is_empty())?;
+    let dims = s.b.dims(value);
+    let along = *s.dice.choose(&dims)?;
+    let hot = if s.dice.chance(0.5) && !dims.contains(&s.vocab) && dims.contains(&s.batch) && dims.contains(&s.seq) {
+        let place = Pointwise { expr: Expr::operand(0), operands: vec![(s.tokens, vec![s.batch, s.seq])] };
+        let (batch, seq, vocab) = (s.batch, s.seq, s.vocab);
+        s.b.one_hot("one_hot", &place, &[batch, seq], vocab)
+    } else {
+        let axis = s.fresh_axis("hot", 1, 5);
+        let of = (index(along.index()) * lit(3.0)).binary(Binary::Sub, lit(4.0)).unary(Unary::Abs);
+        let place = Pointwise { expr: of.expr(), operands: Vec::new() };
+        s.b.one_hot("one_hot", &place, &[along], axis)
+    };
+    let union = s.b.union_dims(&[value, hot]);
+    s.fits(&union, &union).then(|| s.b.elementwise("hot", &[value, hot], (x(0) * (x(1) + lit(0.5))).expr()))
+}
+
 /// A random function of one to three values, element by element.
 fn elementwise(s: &mut Sampler) -> Option<ValueId> {
     let (operands, dims) = several(s)?;
@@ -138,7 +195,7 @@ fn all_read(s: &mut Sampler, operands: usize, factors: usize) -> Formula {
 fn function(s: &mut Sampler, n: usize, other: usize, factors: usize) -> Formula {
     let (a, b) = (x(n), x(other));
     let factor = |s: &mut Sampler| s.dice.below(factors as u64) as usize;
-    let kind = s.dice.below(if s.options.kinks { 18 } else { 15 });
+    let kind = s.dice.below(if s.options.kinks { 19 } else { 15 });
     match kind {
         0 => a.tanh(),
         1 => a * b.sigmoid(),
@@ -165,6 +222,8 @@ fn function(s: &mut Sampler, n: usize, other: usize, factors: usize) -> Formula 
         15 => a.unary(Unary::Abs),
         16 => a.max(b),
         17 => a.clone().below(b.clone()).select(a.tanh(), b.binary(Binary::Min, lit(0.3))),
+        // a derivative that is not its own
+        18 => a.clone().tanh().sloped(a * b),
         _ => a + lit(s.dice.real(-1.0, 1.0)),
     }
 }
@@ -261,6 +320,7 @@ fn attention(s: &mut Sampler) -> Option<ValueId> {
     let values = s.b.slice("past", values, seq, 0, past);
     let causal = s.dice.chance(0.6).then_some(seq);
     let dropout = s.dice.chance(0.2).then(|| (0.2, s.dice.below(1 << 20)));
+    let scale = s.dice.chance(0.2).then_some(0.3);
     let softcap = s.dice.chance(0.3).then_some(0.5);
     let bias = s.dice.chance(0.2).then(|| {
         let slope = s.param(&[head]);
@@ -268,7 +328,7 @@ fn attention(s: &mut Sampler) -> Option<ValueId> {
         Pointwise { expr: (x(0) * distance).expr(), operands: vec![(slope, vec![head])] }
     });
     let mask = s.dice.chance(0.4).then(|| score_mask(s, past));
-    Some(s.b.attention_by(query, key, values, past, dim, &Scores { softcap, bias, mask, causal, dropout }))
+    Some(s.b.attention_by(query, key, values, past, dim, &Scores { scale, softcap, bias, mask, causal, dropout }))
 }
 
 /// A window, tokens that are alike, or both. Some rows of the second are hidden whole.
@@ -344,27 +404,43 @@ fn transpose(s: &mut Sampler) -> Option<ValueId> {
     Some(s.b.map("transpose", &[value], &dims, None, Expr::operand(0)))
 }
 
-/// A convolution along one axis, with stride, dilation and padding.
+/// A window along one axis, with stride, dilation and padding: a convolution, a pooling, or a function of what is read and
+/// of where.
 fn window(s: &mut Sampler) -> Option<ValueId> {
-    if !s.options.windows {
-        return None;
-    }
     let (value, axis) = value_and_axis(s, &|_, _| true)?;
     let size = s.b.graph.size(axis);
-    let out = s.fresh_axis("out", 1, size);
+    let role = s.b.graph.axis(axis).role;
+    let length = s.dice.between(1, size);
+    let out = s.axis_of("out", length, if role == Role::Batch { Role::None } else { role });
     let tap = s.fresh_axis("tap", 1, 3);
-    let weight = s.param(&[tap]);
     let dims: Vec<AxisId> = s.b.dims(value).into_iter().map(|dim| if dim == axis { out } else { dim }).collect();
     let at = dims.iter().position(|dim| *dim == out)?;
-    let mut factors = dims.clone();
-    factors.push(tap);
+    let taps = dims.len();
+    let factors = [&dims[..], &[tap]].concat();
+    if !s.fits(&factors, &dims) {
+        return None;
+    }
     let mut access: Vec<DimAccess> = (0..dims.len()).map(DimAccess::factor).collect();
-    let (stride, dilation) = (s.dice.between(1, 2) as i64, s.dice.between(1, 2) as i64);
-    let terms = vec![Term { factor: at, stride }, Term { factor: dims.len(), stride: dilation }];
-    access[at] = DimAccess { terms, offset: -(s.dice.below(3) as i64) };
+    let (stride, dilation) = (s.dice.between(1, 3) as i64, s.dice.between(1, 2) as i64);
+    let (dilation, offset) = if s.dice.chance(0.2) { (-dilation, 2) } else { (dilation, -(s.dice.below(3) as i64)) };
+    access[at] = DimAccess { terms: vec![Term { factor: at, stride }, Term { factor: taps, stride: dilation }], offset };
+    let weight = s.param(&[tap]);
+    let place = index(at) * lit(stride as f64) + index(taps) * lit(dilation as f64) + lit(offset as f64);
+    let inside = lit(0.0).at_most(place.clone()) * place.at_most(lit(size as f64 - 1.0));
+    let (reduce, expr) = match s.dice.below(if s.options.kinks { 5 } else { 4 }) {
+        0 | 1 => (Reduce::Sum, x(0) * x(1)),
+        2 => (Reduce::Sum, all_read(s, 2, factors.len()) * lit(1.0 / s.b.graph.size(tap) as f64)),
+        3 => (Reduce::LogSumExp, x(0) + x(1)),
+        _ => (Reduce::Max, inside.select(x(0), lit(f64::NEG_INFINITY)) + x(1) * lit(0.1)),
+    };
+    // a window that sees nothing has a largest element of -inf
+    let sees = |o: i64| (0..s.b.graph.size(tap) as i64).any(|t| (0..size as i64).contains(&(stride * o + dilation * t + offset)));
+    if reduce == Reduce::Max && !(0..length as i64).all(sees) {
+        return None;
+    }
     let result = (0..dims.len()).map(DimAccess::factor).collect();
-    let operands = vec![access, vec![DimAccess::factor(dims.len())]];
-    let rule = Rule { factors, operands, result, reduce: Some(Reduce::Sum), expr: Expr::product(2) };
+    let operands = vec![access, vec![DimAccess::factor(taps)]];
+    let rule = Rule { factors, operands, result, reduce: Some(reduce), expr: expr.expr() };
     Some(s.b.rule("window", rule, &[value, weight], &dims))
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::scale::Guard;
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::graph::{Assign, Def, Graph, Kind, Leaf, PhaseKind, Repeat};
@@ -32,8 +33,8 @@ impl States {
         Self { assigns, seen }
     }
 
-    /// Adds the update of every state to the open phase.
-    pub(super) fn update(self, b: &mut Builder) {
+    /// Adds the update of every state to the open phase, for steps that take place.
+    pub(super) fn update(self, b: &mut Builder, guard: Option<&Guard>) {
         let mut by_loop: BTreeMap<Option<LoopId>, Vec<Assign>> = BTreeMap::new();
         for assign in self.assigns {
             by_loop.entry(b.graph.value(assign.target).within).or_default().push(assign);
@@ -45,6 +46,7 @@ impl States {
             }
             for assign in assigns {
                 let value = whole.assigned(assign);
+                let value = guard.map_or(value, |guard| guard.keep(whole.b, assign.target, value));
                 whole.b.update(assign.target, value);
             }
             if over.is_some() {
@@ -99,7 +101,7 @@ impl Whole<'_> {
         let op = match &self.b.graph.value(value).def {
             Def::Leaf(Leaf::Input(_)) => return None,
             Def::Leaf(_) => return Some(value),
-            Def::Result(op, _) | Def::Carried(op, _) => self.b.graph.op(*op).clone(),
+            Def::Result(op, _) | Def::Carried(op, _) | Def::Taken(op, _) => self.b.graph.op(*op).clone(),
         };
         match (self.seen[&value], op.rule()) {
             (Share::Split(_), _) => None,
@@ -128,9 +130,7 @@ fn seen(graph: &Graph) -> BTreeMap<ValueId, Share> {
         let dims = &graph.value(value).ty.dims;
         let batch = dims.iter().position(|axis| graph.axis(*axis).role == Role::Batch);
         let share = match (graph.leaf(value), batch) {
-            (Some(Leaf::Input(_)), Some(dim)) => {
-                Share::Split(Split { dim, size: graph.size(dims[dim]), inner: 1, depth: 0, partition: Partition::Balanced })
-            }
+            (Some(Leaf::Input(_)), Some(dim)) => Share::Split(Split::new(dim, graph.size(dims[dim]), 1, 0, Partition::Balanced)),
             _ => Share::Broadcast,
         };
         seen.insert(value, share);
@@ -149,6 +149,9 @@ fn see_repeat(graph: &Graph, id: OpId, repeat: &Repeat, seen: &mut BTreeMap<Valu
     for carried in &repeat.carried {
         seen.insert(carried.arg, seen[&carried.init]);
     }
+    for slice in &repeat.taken {
+        seen.insert(slice.each, seen[&slice.whole].entry().unwrap_or(Share::Broadcast));
+    }
     for _ in 0..=repeat.carried.len() {
         repeat.body.iter().for_each(|inner| see(graph, *inner, seen));
         for carried in &repeat.carried {
@@ -157,6 +160,9 @@ fn see_repeat(graph: &Graph, id: OpId, repeat: &Repeat, seen: &mut BTreeMap<Valu
     }
     for (carried, result) in repeat.carried.iter().zip(&graph.op(id).results) {
         seen.insert(*result, seen[&carried.arg]);
+    }
+    for slice in &repeat.collected {
+        seen.insert(slice.whole, seen[&slice.each].stacked());
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::f64::consts::PI;
 
+use super::scale::Guard;
 use crate::axis::Role;
 use crate::build::Builder;
 use crate::formula::{Formula, lit, x};
@@ -11,6 +12,7 @@ use crate::graph::{Assign, Class, Init, Leaf};
 use crate::id::{AxisId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule};
 use crate::scalar::{Binary, Expr, Unary};
+
 use crate::train::{Optimizer, Schedule, Train};
 
 /// The schedule's factor times the rate, of the step number.
@@ -39,20 +41,62 @@ pub(super) fn learning_rate(train: &Train) -> Formula {
     lit(train.lr) * step.below(lit(warmup as f64)).select(rise(warmup as f64), then)
 }
 
-/// What the updates of all parameters share.
-pub(super) struct Update<'a> {
-    train: &'a Train,
+/// What the updates of the parameters of a group share.
+struct Shared {
+    optimizer: Optimizer,
     step: ValueId,
     lr: ValueId,
-    /// The factor of clipping.
+    /// The factor of clipping and of a scaled loss.
     scale: Option<ValueId>,
     /// `1 − βᵗ` of both moments.
     corrections: Option<(ValueId, ValueId)>,
 }
 
+/// The updates of parameters, group by group.
+pub(super) struct Update<'a> {
+    train: &'a Train,
+    /// Whether the update takes place, and the updates so far.
+    pub(super) guard: Option<Guard>,
+    /// Of those that are in no group, then of each group; none where there are none.
+    shared: Vec<Option<Shared>>,
+}
+
 impl<'a> Update<'a> {
-    pub(super) fn new(b: &mut Builder, train: &'a Train, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
-        let corrections = match train.optimizer {
+    pub(super) fn new(
+        b: &mut Builder,
+        train: &'a Train,
+        step: ValueId,
+        lr: ValueId,
+        scale: Option<ValueId>,
+        guard: Option<Guard>,
+        params: &[ValueId],
+    ) -> Self {
+        // what decays by the step counts the updates that took place
+        let step = guard.as_ref().map_or(step, |guard| guard.updates);
+        let mut update = Self { train, guard, shared: Vec::new() };
+        let needed: Vec<usize> = params.iter().map(|param| update.group(&b.graph.value(*param).name)).collect();
+        let rest = (train.optimizer, 1.0);
+        for (place, (optimizer, factor)) in
+            [rest].into_iter().chain(train.groups.iter().map(|group| (group.optimizer, group.lr_factor))).enumerate()
+        {
+            update.shared.push(needed.contains(&place).then(|| {
+                let lr = if factor == 1.0 { lr } else { b.map("lr", &[lr], &[], None, (x(0) * lit(factor)).expr()) };
+                Shared::new(b, optimizer, step, lr, scale)
+            }));
+        }
+        update
+    }
+
+    /// Where what a parameter shares with others is.
+    fn group(&self, param: &str) -> usize {
+        let found = self.train.groups.iter().position(|group| group.params.iter().any(|name| name == param));
+        found.map_or(0, |group| group + 1)
+    }
+}
+
+impl Shared {
+    fn new(b: &mut Builder, optimizer: Optimizer, step: ValueId, lr: ValueId, scale: Option<ValueId>) -> Self {
+        let corrections = match optimizer {
             Optimizer::AdamW { beta1, beta2, .. }
             | Optimizer::Adam { beta1, beta2, .. }
             | Optimizer::Lamb { beta1, beta2, .. }
@@ -65,13 +109,22 @@ impl<'a> Update<'a> {
             }
             _ => None,
         };
-        Self { train, step, lr, scale, corrections }
+        Self { optimizer, step, lr, scale, corrections }
     }
+}
 
+impl Update<'_> {
     /// Assigns a parameter and its states.
     pub(super) fn of(&self, b: &mut Builder, param: ValueId, gradient: ValueId) {
-        let mut one = One { shared: self, name: b.graph.value(param).name.clone(), dims: b.dims(param), b, param, gradient };
-        match self.train.optimizer {
+        let shared = self.shared[self.group(&b.graph.value(param).name)].as_ref().expect("its group has parameters");
+        let (name, dims) = (b.graph.value(param).name.clone(), b.dims(param));
+        let held = if self.train.precision.has_master() {
+            b.leaf(&format!("{name}.master"), &dims, Leaf::State { init: Init::Copy, of: Some(param), slot: "master".to_owned() })
+        } else {
+            param
+        };
+        let mut one = One { shared, guard: self.guard.as_ref(), name, dims, b, param, held, gradient };
+        match shared.optimizer {
             Optimizer::Sgd { momentum, decay } => one.sgd(momentum, decay),
             Optimizer::AdamW { beta1, beta2, eps, decay } => one.adamw(beta1, beta2, eps, decay),
             Optimizer::Adam { beta1, beta2, eps, decay } => one.adam(beta1, beta2, eps, decay),
@@ -93,8 +146,11 @@ impl<'a> Update<'a> {
 /// The update of one parameter.
 struct One<'a, 'b> {
     b: &'b mut Builder,
-    shared: &'a Update<'a>,
+    shared: &'a Shared,
+    guard: Option<&'a Guard>,
     param: ValueId,
+    /// What is updated: the parameter, or the copy of it that the optimizer holds.
+    held: ValueId,
     gradient: ValueId,
     name: String,
     dims: Vec<AxisId>,
@@ -112,7 +168,19 @@ impl One<'_, '_> {
     }
 
     fn assign(&mut self, target: ValueId, value: ValueId) {
+        let value = self.guard.map_or(value, |guard| guard.keep(self.b, target, value));
         self.b.graph.assigns.push(Assign { target, value });
+    }
+
+    /// The parameter becomes `next`, and so does the copy of it that the optimizer holds.
+    fn settle(&mut self, next: ValueId) {
+        self.assign(self.held, next);
+        if self.held != self.param {
+            let held = self.b.graph.assigns[self.b.graph.assigns.len() - 1].value;
+            let name = self.name.clone();
+            let value = self.map(&name, &[held], &x(0));
+            self.b.graph.assigns.push(Assign { target: self.param, value });
+        }
     }
 
     /// An elementwise operator of the parameter's shape.
@@ -165,8 +233,8 @@ impl One<'_, '_> {
     fn descend(&mut self, direction: ValueId, decay: f64, lr: ValueId) {
         let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * x(1);
         let name = self.name.clone();
-        let next = self.map(&name, &[self.param, direction, lr], &next);
-        self.assign(self.param, next);
+        let next = self.map(&name, &[self.held, direction, lr], &next);
+        self.settle(next);
     }
 
     /// Both moments, moved on by the gradient: `formula` of operands from 1 on.
@@ -192,8 +260,8 @@ impl One<'_, '_> {
         let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
         let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(3) * direction;
         let name = self.name.clone();
-        let next = self.map(&name, &[self.param, m, v, self.shared.lr, first, second], &next);
-        self.assign(self.param, next);
+        let next = self.map(&name, &[self.held, m, v, self.shared.lr, first, second], &next);
+        self.settle(next);
     }
 
     fn adam(&mut self, beta1: f64, beta2: f64, eps: f64, decay: f64) {
@@ -201,13 +269,13 @@ impl One<'_, '_> {
         let (mut read, mut g) = self.clipped(1);
         if decay > 0.0 {
             g = g + lit(decay) * x(1 + read.len());
-            read.push(self.param);
+            read.push(self.held);
         }
         let (m, v) = self.moments(beta1, beta2, &read, &g);
         let direction = (x(1) / x(4)) / ((x(2) / x(5)).sqrt() + lit(eps));
         let name = self.name.clone();
-        let next = self.map(&name, &[self.param, m, v, self.shared.lr, first, second], &(x(0) - x(3) * direction));
-        self.assign(self.param, next);
+        let next = self.map(&name, &[self.held, m, v, self.shared.lr, first, second], &(x(0) - x(3) * direction));
+        self.settle(next);
     }
 
     fn lamb(&mut self, beta1: f64, beta2: f64, eps: f64, decay: f64) {
@@ -215,10 +283,10 @@ impl One<'_, '_> {
         let (read, g) = self.clipped(1);
         let (m, v) = self.moments(beta1, beta2, &read, &g);
         let direction = (x(1) / x(3)) / ((x(2) / x(4)).sqrt() + lit(eps)) + lit(decay) * x(0);
-        let direction = self.map("direction", &[self.param, m, v, first, second], &direction);
+        let direction = self.map("direction", &[self.held, m, v, first, second], &direction);
         let mut lr = self.shared.lr;
         if self.dims.len() > 1 {
-            let norms = [self.squares(self.param), self.squares(direction)];
+            let norms = [self.squares(self.held), self.squares(direction)];
             let both = lit(0.0).below(x(1)) * lit(0.0).below(x(2));
             let trusted = both.select(x(0) * (x(1) / x(2)).sqrt(), x(0));
             lr = self.scalar("trusted", &[lr, norms[0], norms[1]], &trusted);
@@ -230,12 +298,12 @@ impl One<'_, '_> {
         let (m, lr) = (self.state("m"), self.shared.lr);
         let next = if self.dims.len() > 1 {
             let g = self.whole_gradient();
-            let norms = [self.squares(self.param), self.squares(g)];
+            let norms = [self.squares(self.held), self.squares(g)];
             let both = lit(0.0).below(x(0)) * lit(0.0).below(x(1));
             let (of_param, of_gradient) = (x(0).sqrt(), x(1).sqrt());
             let rate = lit(trust) * of_param.clone() / (of_gradient + lit(decay) * of_param + lit(eps));
             let rate = self.scalar("trusted", &norms, &both.select(rate, lit(1.0)));
-            self.map("m", &[m, g, self.param, rate], &(lit(momentum) * x(0) + x(3) * (x(1) + lit(decay) * x(2))))
+            self.map("m", &[m, g, self.held, rate], &(lit(momentum) * x(0) + x(3) * (x(1) + lit(decay) * x(2))))
         } else {
             let (read, g) = self.clipped(1);
             self.map("m", &[&[m], &read[..]].concat(), &(lit(momentum) * x(0) + g))
@@ -290,14 +358,14 @@ impl One<'_, '_> {
             self.map("direction", &[g, next], &(x(0) / x(1).max(lit(eps * eps)).sqrt()))
         };
         let elements = self.size(&self.dims) as f64;
-        let norms = [self.squares(self.param), self.squares(direction)];
+        let norms = [self.squares(self.held), self.squares(direction)];
         let rate = x(0).min(lit(1.0) / x(3).sqrt()) * (x(1) / lit(elements)).sqrt().max(lit(floor));
         let rate = rate / ((x(2) / lit(elements)).sqrt() / lit(limit)).max(lit(1.0));
         let rate = self.scalar("rate", &[self.shared.lr, norms[0], norms[1], self.shared.step], &rate);
         let next = x(0) * (lit(1.0) - x(3) * lit(decay)) - x(2) * x(1);
         let name = self.name.clone();
-        let next = self.map(&name, &[self.param, direction, rate, self.shared.lr], &next);
-        self.assign(self.param, next);
+        let next = self.map(&name, &[self.held, direction, rate, self.shared.lr], &next);
+        self.settle(next);
     }
 
     /// Whether Muon takes it: a matrix that is no table of a vocabulary.
@@ -339,8 +407,8 @@ impl One<'_, '_> {
         let longer = n_rows.max(n_columns) as f64;
         let next = x(0) * (lit(1.0) - x(2) * lit(decay)) - x(2) * lit(0.2 * longer.sqrt()) * x(1);
         let name = self.name.clone();
-        let next = self.map(&name, &[self.param, matrix, self.shared.lr], &next);
-        self.assign(self.param, next);
+        let next = self.map(&name, &[self.held, matrix, self.shared.lr], &next);
+        self.settle(next);
     }
 
     /// A matrix product of two values some of whose axes go by other names, summed over `over`.

@@ -8,8 +8,8 @@ use super::{SUPPLIES, TextError, formula};
 use crate::axis::{Axis, Role};
 use crate::dtype::DType;
 use crate::graph::{
-    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Source, Span, Type,
-    Value,
+    Assign, Carried, Class, Composite, Def, Graph, Init, Kind, Leaf, Loop, LossTerm, Op, Phase, PhaseKind, Repeat, Slice, Source, Span,
+    Type, Value,
 };
 use crate::id::{AxisId, CompositeId, Id, LoopId, OpId, ValueId};
 use crate::rule::{Access, DimAccess, Reduce, Rule, Term};
@@ -340,6 +340,7 @@ impl Parser {
                 None => return self.expected("a source such as `tokens` or `next_tokens`"),
             },
             "param" => Leaf::Param(self.init()?),
+            "progress" => Leaf::Progress(self.real()?),
             "state" => {
                 let init = self.init()?;
                 self.keyword("slot")?;
@@ -360,11 +361,12 @@ impl Parser {
     }
 
     fn init(&mut self) -> Result<Init, TextError> {
-        let kind = self.word("`constant`, `normal` or `uniform`")?;
+        let kind = self.word("`constant`, `normal`, `uniform` or `copy`")?;
         let make = match kind.as_str() {
             "constant" => Init::Constant,
             "normal" => Init::Normal,
             "uniform" => Init::Uniform,
+            "copy" => return Ok(Init::Copy),
             _ => return Err(self.error_before(format!("`{kind}` is no way to begin"))),
         };
         Ok(make(self.real()?))
@@ -447,9 +449,37 @@ impl Parser {
             let next = self.value_id()?;
             carried.push(Carried { init, arg, next });
         }
+        let mut taken = Vec::new();
+        if self.eat_word("taking") {
+            self.mark("(")?;
+            taken = self.list(")", |p| {
+                // its position is known when all are
+                let each = p.declare(Def::Taken(id, 0), Some(over))?;
+                p.mark("=")?;
+                Ok(Slice { whole: p.value_id()?, each })
+            })?;
+            for (position, slice) in taken.iter().enumerate() {
+                self.values.get_mut(&slice.each.0).expect("it was just declared").def = Def::Taken(id, position);
+            }
+        }
+        let mut collected = Vec::new();
+        if self.eat_word("collecting") {
+            self.mark("(")?;
+            let each = self.list(")", Self::value_id)?;
+            let wholes = results.iter().skip(carried.len());
+            if each.len() + carried.len() != results.len() {
+                return Err(self.error_before(format!(
+                    "it carries {} and collects {}, but gives {}",
+                    carried.len(),
+                    each.len(),
+                    results.len()
+                )));
+            }
+            collected = wholes.zip(each).map(|(whole, each)| Slice { whole: *whole, each }).collect();
+        }
         let (composite, span) = self.tail()?;
         let body = self.ops(Some(over))?;
-        let kind = Kind::Repeat(Repeat { over, reversed, body, carried });
+        let kind = Kind::Repeat(Repeat { over, reversed, body, carried, taken, collected });
         Ok(Op { kind, operands: Vec::new(), results, class, composite, span })
     }
 

@@ -143,7 +143,13 @@ impl Printer<'_> {
         let reversed = if repeat.reversed { " reversed" } else { "" };
         let carried: Vec<String> =
             repeat.carried.iter().map(|carried| format!("{} = {} then {}", self.value(carried.arg), carried.init, carried.next)).collect();
-        format!("{}{reversed} ({})", repeat.over, carried.join(", "))
+        let taken: Vec<String> = repeat.taken.iter().map(|slice| format!("{} = {}", self.value(slice.each), slice.whole)).collect();
+        let collected: Vec<String> = repeat.collected.iter().map(|slice| slice.each.to_string()).collect();
+        let list = |word: &str, entries: Vec<String>| {
+            if entries.is_empty() { String::new() } else { format!(" {word} ({})", entries.join(", ")) }
+        };
+        let (taken, collected) = (list("taking", taken), list("collecting", collected));
+        format!("{}{reversed} ({}){taken}{collected}", repeat.over, carried.join(", "))
     }
 }
 
@@ -152,6 +158,7 @@ fn leaf(leaf: &Leaf) -> String {
         Init::Constant(value) => format!("constant {}", formula::number(*value)),
         Init::Normal(std) => format!("normal {}", formula::number(*std)),
         Init::Uniform(bound) => format!("uniform {}", formula::number(*bound)),
+        Init::Copy => "copy".to_owned(),
     };
     match leaf {
         Leaf::Input(source) => {
@@ -163,6 +170,7 @@ fn leaf(leaf: &Leaf) -> String {
             let of = of.map_or(String::new(), |of| format!(" of {of}"));
             format!("state {} slot {slot:?}{of}", init(begin))
         }
+        Leaf::Progress(begin) => format!("progress {}", formula::number(*begin)),
         Leaf::Supplied(supplied) => {
             let word = SUPPLIES.iter().find(|row| row.0 == *supplied).map_or("", |row| row.1);
             format!("supplied {word}")

@@ -13,7 +13,7 @@ pub(super) fn check(report: &mut Report<'_>) {
         match &value.def {
             Def::Leaf(Leaf::State { of: Some(of), .. } | Leaf::Accumulated(of)) => report.value(*of, at),
             Def::Leaf(_) => {}
-            Def::Result(op, _) | Def::Carried(op, _) => report.op(*op, at),
+            Def::Result(op, _) | Def::Carried(op, _) | Def::Taken(op, _) => report.op(*op, at),
         }
     }
     for (index, op) in graph.ops.iter().enumerate() {
@@ -26,7 +26,8 @@ pub(super) fn check(report: &mut Report<'_>) {
                 report.loops(repeat.over, at);
                 repeat.body.iter().for_each(|inner| report.op(*inner, at));
                 let carried = repeat.carried.iter().flat_map(|carried| [carried.init, carried.arg, carried.next]);
-                carried.for_each(|value| report.value(value, at));
+                let slices = repeat.taken.iter().chain(&repeat.collected).flat_map(|slice| [slice.whole, slice.each]);
+                carried.chain(slices).for_each(|value| report.value(value, at));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Place, Report};
-use crate::graph::{Def, Leaf, Value};
+use crate::graph::{Def, Init, Leaf, Source, Value};
 use crate::id::{Id, ValueId};
 
 pub(super) fn check(report: &mut Report<'_>) {
@@ -26,20 +26,31 @@ fn leaf(report: &mut Report<'_>, at: Place, value: &Value, leaf: &Leaf) {
     let name = &value.name;
     let float = value.ty.dtype.is_float();
     match leaf {
-        Leaf::Input(_) => {
-            let holds = !float && value.ty.dims.len() == 2 && value.within.is_none();
-            report.check(holds, Code::Input, at, || format!("input `{name}` is not of integers over (batch, seq) outside loops"));
+        Leaf::Input(source) => {
+            let dims = match source {
+                Source::Pixels => value.ty.dims.len() >= 2,
+                Source::Labels => value.ty.dims.len() == 1,
+                _ => value.ty.dims.len() == 2,
+            };
+            let holds = float == source.is_float() && dims && value.within.is_none();
+            report.check(holds, Code::Input, at, || {
+                let of = if source.is_float() { "floating-point numbers" } else { "integers" };
+                format!("input `{name}` is not of {of} over {}, outside loops", source.axes())
+            });
         }
-        Leaf::Param(_) | Leaf::State { .. } | Leaf::Supplied(_) => {
+        Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_) | Leaf::Supplied(_) => {
             report.check(float, Code::LeafFloat, at, || format!("`{name}` is of type {}", value.ty.dtype));
         }
         // has the checks of what it sums
         Leaf::Accumulated(_) => {}
     }
     match leaf {
-        Leaf::Supplied(_) => {
+        Leaf::Progress(_) | Leaf::Supplied(_) => {
             let holds = value.ty.dims.is_empty() && value.within.is_none();
-            report.check(holds, Code::Supplied, at, || format!("supplied `{name}` is no scalar outside loops"));
+            report.check(holds, Code::Supplied, at, || format!("`{name}` is no scalar outside loops"));
+        }
+        Leaf::Param(Init::Copy) | Leaf::State { init: Init::Copy, of: None, .. } => {
+            report.check(false, Code::StateOf, at, || format!("`{name}` begins as a copy and goes with no parameter"));
         }
         Leaf::State { of: Some(of), .. } => {
             let param = report.graph.value(*of);
@@ -56,7 +67,7 @@ fn assigns(report: &mut Report<'_>) {
     for assign in &graph.assigns {
         let at = Place::Value(assign.target);
         let (target, value) = (graph.value(assign.target), graph.value(assign.value));
-        let kept = matches!(target.def, Def::Leaf(Leaf::Param(_) | Leaf::State { .. }));
+        let kept = matches!(target.def, Def::Leaf(Leaf::Param(_) | Leaf::State { .. } | Leaf::Progress(_)));
         report.check(kept && targets.insert(assign.target), Code::AssignTarget, at, || {
             format!("`{}` is no parameter or state, or is assigned twice", target.name)
         });

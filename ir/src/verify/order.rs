@@ -66,6 +66,10 @@ fn repeat(report: &mut Report<'_>, known: &mut Known, id: OpId, repeat: &Repeat,
         read(report, known, carried.init, reader);
         known.phase[carried.arg.index()] = Some(reader.phase);
     }
+    for slice in &repeat.taken {
+        read(report, known, slice.whole, reader);
+        known.phase[slice.each.index()] = Some(reader.phase);
+    }
     let inside = Reader { within: Some(repeat.over), ..reader };
     for &inner in &repeat.body {
         // a repeat in a body is reported where operators are placed
@@ -74,6 +78,7 @@ fn repeat(report: &mut Report<'_>, known: &mut Known, id: OpId, repeat: &Repeat,
         }
     }
     repeat.carried.iter().for_each(|carried| read(report, known, carried.next, inside));
+    repeat.collected.iter().for_each(|slice| read(report, known, slice.each, inside));
     for result in &report.graph.op(id).results {
         known.phase[result.index()] = Some(reader.phase);
     }

@@ -68,6 +68,10 @@ fn definitions(report: &mut Report<'_>) {
                 };
                 (carried.get(position).is_some_and(|carried| carried.arg == id), op, "carried value")
             }
+            Def::Taken(op, position) => {
+                let taken: &[_] = if let Kind::Repeat(repeat) = &graph.op(op).kind { &repeat.taken } else { &[] };
+                (taken.get(position).is_some_and(|slice| slice.each == id), op, "taken entry")
+            }
         };
         let text = || format!("`{}` is not the {what} of {op} that it says it is", value.name);
         report.check(holds, Code::Definition, Place::Value(id), text);
@@ -75,9 +79,11 @@ fn definitions(report: &mut Report<'_>) {
     for (index, op) in graph.ops.iter().enumerate() {
         let id = OpId::new(index);
         let results = op.results.iter().enumerate().map(|(position, value)| (*value, Def::Result(id, position)));
-        let carried: &[_] = if let Kind::Repeat(repeat) = &op.kind { &repeat.carried } else { &[] };
+        let (carried, taken): (&[_], &[_]) =
+            if let Kind::Repeat(repeat) = &op.kind { (&repeat.carried, &repeat.taken) } else { (&[], &[]) };
         let args = carried.iter().enumerate().map(|(position, carried)| (carried.arg, Def::Carried(id, position)));
-        for (value, def) in results.chain(args) {
+        let entries = taken.iter().enumerate().map(|(position, slice)| (slice.each, Def::Taken(id, position)));
+        for (value, def) in results.chain(args).chain(entries) {
             let holds = graph.value(value).def == def;
             report.check(holds, Code::Definition, Place::Op(id), || {
                 format!("it defines {value} `{}`, which says it is {:?}", graph.value(value).name, graph.value(value).def)
@@ -112,9 +118,9 @@ fn repeat(report: &mut Report<'_>, id: OpId, repeat: &Repeat) {
     let graph = report.graph;
     let at = Place::Op(id);
     let op = graph.op(id);
-    let (carried, results) = (repeat.carried.len(), op.results.len());
-    report.check(op.operands.is_empty() && carried == results, Code::Arity, at, || {
-        format!("it has {} operands, {carried} carried values and {results} results", op.operands.len())
+    let (carried, collected, results) = (repeat.carried.len(), repeat.collected.len(), op.results.len());
+    report.check(op.operands.is_empty() && carried + collected == results, Code::Arity, at, || {
+        format!("it has {} operands, {carried} carried and {collected} collected values and {results} results", op.operands.len())
     });
     for (carried, result) in repeat.carried.iter().zip(&op.results) {
         let ty = &graph.value(carried.init).ty;
@@ -129,6 +135,25 @@ fn repeat(report: &mut Report<'_>, id: OpId, repeat: &Repeat) {
         within(report, carried.arg, Some(repeat.over));
     }
     op.results.iter().for_each(|result| within(report, *result, None));
+    for (slice, result) in repeat.collected.iter().zip(op.results.iter().skip(carried)) {
+        report.check(slice.whole == *result, Code::Slice, at, || format!("it collects {}, but gives {result}", slice.whole));
+    }
+    for slice in repeat.taken.iter().chain(&repeat.collected) {
+        let (whole, each) = (&graph.value(slice.whole).ty, &graph.value(slice.each).ty);
+        // a loop without iterations is reported as such
+        let count = graph.iterations(Some(repeat.over));
+        let along = whole.dims.first().is_some_and(|axis| count == 0 || graph.size(*axis) == count);
+        let holds = along && whole.dims[1..] == each.dims && whole.dtype == each.dtype;
+        report.check(holds, Code::Slice, at, || {
+            format!(
+                "{} `{}` does not have {} at each iteration along its first axis",
+                slice.whole,
+                graph.value(slice.whole).name,
+                slice.each
+            )
+        });
+        within(report, slice.each, Some(repeat.over));
+    }
 }
 
 /// Whether a value has an instance per iteration of `want`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::boxing::{Shape, Step, StepKind};
 use partita_ir::interpret::Tensor;
-use partita_ir::layout::{Layout, Mesh, Partition, Share, Split, count};
+use partita_ir::layout::{Layout, Mesh, Partition, Share, Split, Window, count};
 use partita_ir::rule::Reduce;
 
 use super::sharded::{Dice, Sharded, elements, identity, merge, pending, permutations, row};
@@ -24,8 +24,7 @@ fn mesh(sizes: &[u64]) -> Mesh {
 fn shares(dims: &[u64], op: Reduce, plain_only: bool) -> Vec<Share> {
     let mut shares = vec![Share::Broadcast, Share::Partial(op)];
     for (dim, &size) in dims.iter().enumerate() {
-        let mut add =
-            |size: u64, inner: u64, partition: Partition| shares.push(Share::Split(Split { dim, size, inner, depth: 0, partition }));
+        let mut add = |size: u64, inner: u64, partition: Partition| shares.push(Share::Split(Split::new(dim, size, inner, 0, partition)));
         add(size, 1, Partition::Balanced);
         if plain_only {
             continue;
@@ -37,6 +36,11 @@ fn shares(dims: &[u64], op: Reduce, plain_only: bool) -> Vec<Share> {
         for factor in (2..size).filter(|factor| size % factor == 0).take(1) {
             add(size / factor, factor, Partition::Balanced);
             add(factor, 1, Partition::Balanced);
+        }
+        // places of a window, the first and the last of them beyond the dimension
+        for (places, stride) in [(size + 1, 1), (size / 2 + 1, 2)].into_iter().filter(|_| dim == 0) {
+            let window = Some(Window { stride, first: -1, reach: 3 });
+            shares.push(Share::Split(Split { window, ..Split::new(dim, places, 1, 0, Partition::Balanced) }));
         }
     }
     shares
@@ -176,6 +180,7 @@ fn word(share: Share) -> &'static str {
         Share::Broadcast => "B",
         Share::Partial(op) if op.is_tuple() => "P(tuple)",
         Share::Partial(_) => "P",
+        Share::Split(Split { window: Some(_), .. }) => "windowed S",
         Share::Split(Split { partition: Partition::Zigzag, .. }) => "zigzag S",
         Share::Split(split) if split.inner != 1 => "major S",
         Share::Split(_) => "S",
@@ -197,7 +202,12 @@ fn check(dims: &[u64], mesh: &Mesh, from: &Layout, to: &Layout, kind: usize, cov
     let mut whole = parts[0].clone();
     parts[1..].iter().for_each(|part| merge(op, &mut whole, part));
     let shape = Shape { dims, mesh };
-    let steps = shape.boxing(from, to, &|step| cost(kind, &shape, step)).expect("ranks can exchange anything");
+    let found = shape.boxing(from, to, &|step| cost(kind, &shape, step));
+    if from.is_windowed() && !from.same_shards(to, dims, mesh) {
+        assert_eq!(found, None, "what is seen through a window is not boxed");
+        return;
+    }
+    let steps = found.expect("ranks can exchange anything");
     let case = || {
         let sizes: Vec<u64> = mesh.axes.iter().map(|axis| axis.size).collect();
         let steps: Vec<String> = steps.iter().map(|step| format!("{} along {:?} to {}", step.kind.word(), step.axes, step.to)).collect();
@@ -246,7 +256,7 @@ fn counts(shape: &Shape<'_>, step: &Step) -> Result<(), String> {
     if step.kind == StepKind::Exchange {
         return same(received, most, "an exchange");
     }
-    if !even(shape, &step.from) || !even(shape, &step.to) {
+    if !even(shape, &step.from) || !even(shape, &step.to) || step.to.is_windowed() {
         return Ok(());
     }
     let p: f64 = step.axes.iter().map(|axis| shape.mesh.axes[*axis].size as f64).product();
@@ -318,6 +328,7 @@ fn every_pair_of_layouts_has_a_boxing() {
     report(&coverage);
     let kinds = ["B", "P", "S", "zigzag S", "major S", "P(tuple)"];
     for from in kinds {
+        assert!(coverage.pairs.contains(&(from, "windowed S")), "no {from} -> windowed S");
         for to in kinds.into_iter().filter(|to| (from == "P") != (*to == "P(tuple)") || from == *to) {
             assert!((from, to) == ("P(tuple)", "P") || coverage.pairs.contains(&(from, to)), "no {from} -> {to}");
         }
@@ -371,7 +382,7 @@ fn report(coverage: &Coverage) {
 }
 
 fn split(dim: usize, size: u64, depth: usize, partition: Partition) -> Share {
-    Share::Split(Split { dim, size, inner: 1, depth, partition })
+    Share::Split(Split::new(dim, size, 1, depth, partition))
 }
 
 /// The outer of two nested splits changes how it deals out: what the inner one holds comes from other ranks of its

@@ -101,16 +101,26 @@ fn mesh(ranks: u64) -> Mesh {
 }
 
 fn split(dim: usize, size: u64, inner: u64) -> Share {
-    Share::Split(Split { dim, size, inner, depth: 0, partition: Partition::Balanced })
+    Share::Split(Split::new(dim, size, inner, 0, Partition::Balanced))
 }
 
-/// Every S of a tensor: its dimensions, and the factors that some access of it walks in one.
-fn splits(rule: &SizedRule<'_>, access: &[partita_ir::rule::DimAccess], shape: &[u64]) -> Vec<Share> {
+/// The share of operand `n` on one mesh axis that deals out a factor.
+fn dealt(rule: &SizedRule<'_>, n: usize, factor: usize) -> Share {
+    let choice = Choice::Split { factor, partition: Partition::Balanced };
+    rule.operand_layout(n, &Signature { choices: vec![choice], order: vec![0] }).0[0]
+}
+
+/// Every S of operand `n`, or of the result: its dimensions, the factors that an access of it walks in one, and those that
+/// walk one through a window.
+fn splits(rule: &SizedRule<'_>, n: Option<usize>) -> Vec<Share> {
+    let (access, shape) = n.map_or((&rule.rule.result, &rule.result), |n| (&rule.rule.operands[n], &rule.operands[n]));
     let mut found = BTreeSet::new();
     for (dim, (at, &size)) in access.iter().zip(shape).enumerate() {
         found.insert(split(dim, size, 1));
         if at.is_exact(size, &|factor| rule.factors[factor]) {
             found.extend(at.terms.iter().map(|term| split(dim, rule.factors[term.factor], term.stride as u64)));
+        } else if let Some(n) = n {
+            found.extend(at.terms.iter().map(|term| dealt(rule, n, term.factor)));
         }
     }
     found.into_iter().collect()
@@ -138,26 +148,25 @@ fn factors_of_dim(rule: &SizedRule<'_>, at: &partita_ir::rule::DimAccess, size: 
 }
 
 /// What a layout of an operand (or result) says about the factors on a rank; `None` if it says no product of them.
-fn extents_of(
-    rule: &SizedRule<'_>,
-    access: &[partita_ir::rule::DimAccess],
-    shape: &[u64],
-    layout: &Layout,
-    mesh: &Mesh,
-    rank: u64,
-) -> Option<Vec<(usize, Intervals)>> {
+fn extents_of(rule: &SizedRule<'_>, n: usize, layout: &Layout, mesh: &Mesh, rank: u64) -> Option<Vec<(usize, Intervals)>> {
+    let (access, shape) = (&rule.rule.operands[n], &rule.operands[n]);
     let at = mesh.coordinates(rank, 0);
     let shard = layout.shard(shape, mesh, &at);
     let mut found = Vec::new();
     for (dim, at_dim) in access.iter().enumerate() {
         let exact = at_dim.is_exact(shape[dim], &|factor| rule.factors[factor]);
         if !exact {
-            // read at the global index: it must be there
-            if count(&shard[dim]) != shape[dim] {
+            // read at the global index: it must be there, for the part of one factor or for all
+            let windowed = at_dim.terms.iter().find(|term| layout.0[0].is_windowed() && dealt(rule, n, term.factor) == layout.0[0]);
+            if windowed.is_none() && count(&shard[dim]) != shape[dim] {
                 return None;
             }
-            let factors = at_dim.terms.iter().map(|term| (term.factor, vec![(0, rule.factors[term.factor])]));
-            found.extend(factors);
+            for term in &at_dim.terms {
+                let size = rule.factors[term.factor];
+                let part = windowed.is_some_and(|other| other.factor == term.factor);
+                let walked = if part { Partition::Balanced.part(size, mesh.ranks(), rank) } else { whole(&[size]).remove(0) };
+                found.push((term.factor, walked));
+            }
             continue;
         }
         // an empty shard of a factor leaves the others whole
@@ -318,9 +327,9 @@ fn holds_always(case: &Case<'_>, reading: &Reading, mesh: &Mesh) -> bool {
 fn holding(case: &Case<'_>, mesh: &Mesh) -> BTreeSet<Reading> {
     let rule = &case.rule;
     let mut per_operand: Vec<Vec<Share>> = Vec::new();
-    for (n, access) in rule.rule.operands.iter().enumerate() {
+    for n in 0..rule.rule.operands.len() {
         let mut shares = vec![Share::Broadcast];
-        shares.extend(splits(rule, access, &rule.operands[n]));
+        shares.extend(splits(rule, Some(n)));
         // integers are data: nothing sums them up
         if rule.floats[n] {
             shares.extend([Share::Partial(Reduce::Sum), Share::Partial(Reduce::Max)]);
@@ -329,7 +338,7 @@ fn holding(case: &Case<'_>, mesh: &Mesh) -> BTreeSet<Reading> {
     }
     let mut results = vec![Share::Broadcast, Share::Partial(Reduce::Sum), Share::Partial(Reduce::Max)];
     results.extend(rule.rule.reduce.filter(|op| !matches!(op, Reduce::Sum | Reduce::Max)).map(Share::Partial));
-    results.extend(splits(rule, &rule.rule.result, &rule.result));
+    results.extend(splits(rule, None));
     let mut found = BTreeSet::new();
     let mut chosen = vec![0; per_operand.len()];
     loop {
@@ -360,7 +369,7 @@ fn walks(rule: &SizedRule<'_>, layouts: &[Layout], mesh: &Mesh) -> Vec<Vec<Vec<I
     for rank in 0..mesh.ranks() {
         let mut says = Vec::new();
         for (n, layout) in layouts.iter().enumerate() {
-            match extents_of(rule, &rule.rule.operands[n], &rule.operands[n], layout, mesh, rank) {
+            match extents_of(rule, n, layout, mesh, rank) {
                 Some(more) => says.extend(more),
                 None => return Vec::new(),
             }
@@ -481,7 +490,7 @@ fn extents_by(rule: &SizedRule<'_>, choices: &[Choice], order: &[usize], mesh: &
                 if let Choice::Split { factor: dealt, partition } = &choices[axis]
                     && *dealt == factor
                 {
-                    layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition: *partition });
+                    layout.0[axis] = Share::Split(Split::new(0, size, 1, depth, *partition));
                     depth += 1;
                 }
             }

@@ -152,6 +152,7 @@ fn scores_are_capped_then_biased_then_masked() {
         let same = x(0).equal(x(1)) * x(0).below(lit(9.0));
         let mask = Pointwise { expr: same.expr(), operands: vec![(document, vec![at]), (document, vec![past])] };
         let how = Scores {
+            scale: None,
             softcap: softcap.then_some(0.4),
             bias: biased.then_some(bias),
             mask: masked.then_some(mask),

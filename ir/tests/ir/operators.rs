@@ -6,7 +6,8 @@ use partita_ir::dtype::DType;
 use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::graph::{Graph, Init, Source};
 use partita_ir::id::{AxisId, Id, ValueId};
-use partita_ir::library::{Pointwise, Scores, gelu, silu};
+use partita_ir::library::{Pointwise, Scores, Window, gelu, silu};
+use partita_ir::precision::Precision;
 use partita_ir::rule::{DimAccess, Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Unary};
 use partita_ir::step::{Options, training_step};
@@ -49,6 +50,19 @@ impl Bench {
     fn positive(&mut self, dims: &str) -> ValueId {
         let value = self.value(dims);
         self.b.elementwise("positive", &[value], (x(0) * x(0) + lit(0.3)).expr())
+    }
+
+    /// An axis through a window of the places of `d`.
+    fn window(&mut self, axis: &str, out: &str, stride: u64, pad: u64) -> Window {
+        self.window_over(axis, out, stride, pad, "d")
+    }
+
+    fn window_over(&mut self, axis: &str, out: &str, stride: u64, pad: u64, taps: &str) -> Window {
+        let (axis, taps) = (self.dims(axis)[0], self.dims(taps)[0]);
+        let size = |axis: AxisId| self.b.graph.size(axis);
+        let places = Window::places(size(axis), size(taps), stride, 1, pad);
+        let out = self.axis(out, places);
+        Window { axis, out, taps, stride, dilation: 1, pad }
     }
 
     fn tokens(&mut self) -> ValueId {
@@ -292,7 +306,7 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let along_past = vec![read[0], axes[1]];
         let mask = Some(Pointwise { expr: (same * near).expr(), operands: vec![(tokens, read), (tokens, along_past)] });
         let bias = Some(Pointwise { expr: x(0).expr(), operands: vec![(slope, t.dims("b"))] });
-        let how = Scores { softcap: Some(0.7), bias, mask, causal: None, dropout: Some((0.3, 9)) };
+        let how = Scores { scale: Some(0.4), softcap: Some(0.7), bias, mask, causal: None, dropout: Some((0.3, 9)) };
         t.b.attention_by(q, k, v, axes[1], axes[2], &how)
     }),
     ("split", |t| {
@@ -359,6 +373,32 @@ pub const OPERATORS: &[(&str, Build)] = &[
         let (axes, packed) = (t.dims("pd"), t.axis("packed", 4));
         t.b.softmax_fold(score, value, axes[0], axes[1], packed)
     }),
+    ("conv", |t| {
+        let (value, weight) = (t.value("bsh"), t.value("dhv"));
+        let window = t.window("s", "s", 1, 1);
+        t.b.conv("conv", value, weight, &[window], None)
+    }),
+    ("conv of two axes", |t| {
+        let (value, weight) = (t.value("sh"), t.value("dk"));
+        let windows = [t.window_over("s", "x", 2, 1, "d"), t.window_over("h", "y", 3, 0, "k")];
+        t.b.conv("conv", value, weight, &windows, None)
+    }),
+    ("conv of groups", |t| {
+        let (value, weight) = (t.value("shv"), t.value("dhvk"));
+        let window = t.window("s", "x", 2, 2);
+        let groups = t.dims("v")[0];
+        t.b.conv("conv", value, weight, &[window], Some(groups))
+    }),
+    ("max pool", |t| {
+        let value = t.value("bs");
+        let window = t.window("s", "x", 2, 1);
+        t.b.max_pool("pool", value, &[window])
+    }),
+    ("mean pool", |t| {
+        let value = t.value("bs");
+        let window = t.window("s", "x", 2, 0);
+        t.b.mean_pool("pool", value, &[window])
+    }),
     ("positions", |t| {
         let dims = t.dims("sh");
         let table = t.b.map("positions", &[], &dims, None, (index(0) * lit(0.3) + index(1)).unary(Unary::Sin).expr());
@@ -380,6 +420,6 @@ pub fn step_of(build: Build, optimizer: Optimizer) -> Graph {
     let counted = bench.b.map("count", &[tokens], &[], Some(Reduce::Sum), x(0).binary(Binary::Ne, lit(2.0)).expr());
     bench.b.loss(probed, counted);
     let model = bench.b.finish();
-    let train = Train { optimizer, precision: DType::F64, ..Train::default() };
+    let train = Train { optimizer, precision: Precision::F64, ..Train::default() };
     training_step(&model, &train, Options::default()).expect("every operator has a gradient")
 }

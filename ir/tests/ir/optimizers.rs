@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use partita_ir::axis::Role;
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, Leaf};
 use partita_ir::interpret::{Tensor, run};
+use partita_ir::precision::Precision;
 use partita_ir::sample::{self, Options};
 use partita_ir::step::{self, training_step};
-use partita_ir::train::{Optimizer, Schedule, Train};
+use partita_ir::train::{Group, Optimizer, Schedule, Train};
 use partita_ir::verify::verify;
 
 const LR: f64 = 0.05;
@@ -196,7 +196,7 @@ fn expected(optimizer: &Optimizer, seen: &Seen<'_>, moments: &mut Moments) -> Ve
 }
 
 fn graph(model: &Graph, optimizer: Optimizer, lr: f64) -> Graph {
-    let train = Train { optimizer, lr, schedule: Schedule::Constant, clip: None, precision: DType::F64, ..Train::default() };
+    let train = Train { optimizer, lr, schedule: Schedule::Constant, clip: None, precision: Precision::F64, ..Train::default() };
     training_step(model, &train, step::Options::default()).unwrap()
 }
 
@@ -266,4 +266,51 @@ fn updates_are_those_of_the_papers() {
         }
     }
     assert!(matrices > 1000 && vectors > 300, "{matrices} {vectors}");
+}
+
+#[test]
+fn groups_are_trained_by_their_own_rules() {
+    let mut frozen_seen = 0;
+    for seed in 0..30 {
+        let model = sample::graph(seed, Options::smooth());
+        let begin: Named = sample::leaves(&model, seed)
+            .into_iter()
+            .map(|((id, iteration), tensor)| ((model.value(id).name.clone(), iteration), tensor))
+            .collect();
+        // every third parameter is frozen, every third is trained otherwise
+        let names: Vec<String> = model.params().map(|id| model.value(id).name.clone()).collect();
+        let of = |n: usize| names.iter().skip(n).step_by(3).cloned().collect::<Vec<_>>();
+        let (rest, other) = (ALL[2], ALL[7]);
+        let group = |n, frozen, lr_factor, optimizer| Group { params: of(n), frozen, lr_factor, optimizer };
+        let groups = vec![group(1, true, 1.0, rest), group(2, false, 0.5, other)];
+        let plain = Train { lr: LR, schedule: Schedule::Constant, clip: None, precision: Precision::F64, ..Train::default() };
+        let step = |train: &Train| training_step(&model, train, step::Options::default()).unwrap();
+        let grouped = step(&Train { optimizer: rest, groups: groups.clone(), ..plain.clone() });
+        assert!(verify(&grouped).is_empty(), "seed {seed}: {:?}", verify(&grouped));
+        let found = assigned(&grouped, &begin, seed, 0);
+        let [by_rest, by_other] =
+            [(rest, LR), (other, LR * 0.5)].map(|(optimizer, lr)| assigned(&graph(&model, optimizer, lr), &begin, seed, 0));
+        for (place, name) in names.iter().enumerate() {
+            let expected = [Some(&by_rest), None, Some(&by_other)][place % 3];
+            let of_param = |values: &Named| -> Named {
+                let mine = |known: &str| known == name || known.strip_prefix(name.as_str()).is_some_and(|slot| slot.starts_with('.'));
+                values.iter().filter(|((known, _), _)| mine(known)).map(|(key, value)| (key.clone(), value.clone())).collect()
+            };
+            let (found, expected) = (of_param(&found), expected.map(of_param).unwrap_or_default());
+            assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "seed {seed} {name}");
+            for (key, value) in &found {
+                let same = value.data.iter().zip(&expected[key].data).all(|(a, b)| (a - b).abs() <= 1e-12 * (1.0 + b.abs()));
+                assert!(same, "seed {seed} {key:?}");
+            }
+            frozen_seen += usize::from(place % 3 == 1);
+        }
+        // what is frozen has no share of the norm
+        let kept = |graph: &Graph| {
+            graph.leaves(|leaf| matches!(leaf, Leaf::Accumulated(_))).filter(|id| graph.value(*id).name.contains(".grad")).count()
+        };
+        let all = graph(&model, rest, LR);
+        let fewer = of(1).iter().filter(|name| all.leaves(|_| true).any(|id| all.value(id).name == format!("{name}.grad"))).count();
+        assert!(kept(&grouped) + fewer <= kept(&all), "seed {seed}");
+    }
+    assert!(frozen_seen > 30);
 }

@@ -70,6 +70,7 @@ fn most_parameters_move_the_loss() {
 #[test]
 fn every_kind_of_thing_occurs() {
     let (mut names, mut repeats, mut reversed, mut inside) = (BTreeSet::new(), 0, 0, 0);
+    let (mut taken, mut collected, mut states) = (0, 0, 0);
     for seed in 0..SEEDS {
         let graph = sample::graph(seed, Options::default());
         for op in &graph.ops {
@@ -81,9 +82,12 @@ fn every_kind_of_thing_occurs() {
                 Kind::Repeat(repeat) => {
                     repeats += 1;
                     reversed += u32::from(repeat.reversed);
+                    taken += repeat.taken.len();
+                    collected += repeat.collected.len();
                 }
             }
         }
+        states += graph.assigns.len();
         inside += graph.leaves(|leaf| matches!(leaf, Leaf::Param(_))).filter(|id| graph.value(*id).within.is_some()).count();
     }
     let wanted = [
@@ -120,4 +124,5 @@ fn every_kind_of_thing_occurs() {
         assert!(names.contains(name), "no {name} among {names:?}");
     }
     assert!(repeats > 20 && reversed > 2 && inside > 20, "{repeats} repeats, {reversed} reversed, {inside} parameters inside");
+    assert!(taken > 20 && collected > 20 && states > 20, "{taken} taken, {collected} collected, {states} states");
 }

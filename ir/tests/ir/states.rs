@@ -8,6 +8,7 @@ use partita_ir::dtype::DType;
 use partita_ir::formula::{lit, x};
 use partita_ir::graph::{Graph, Init, Leaf, Source};
 use partita_ir::interpret::{Tensor, run};
+use partita_ir::precision::Precision;
 use partita_ir::rule::Reduce;
 use partita_ir::sample::{self, Options};
 use partita_ir::scalar::{Expr, Unary};
@@ -16,7 +17,7 @@ use partita_ir::train::Train;
 use partita_ir::verify::verify;
 
 fn train() -> Train {
-    Train { precision: DType::F64, ..Train::default() }
+    Train { precision: Precision::F64, ..Train::default() }
 }
 
 /// The next value of every state of the model's own, by name.
@@ -32,7 +33,7 @@ fn next(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor> {
 fn a_step_gives_states_the_values_of_the_whole_batch() {
     let (mut states, mut inside) = (0, 0);
     for seed in 0..150 {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
+        let model = sample::graph(seed, Options { ..Options::default() });
         let step = training_step(&model, &train(), step::Options::default()).unwrap();
         let (want, got) = (next(&model, seed), next(&step, seed));
         assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>(), "seed {seed}");

@@ -1,8 +1,8 @@
 //! The text form: it reads back exactly, it reads well, and bad texts are errors at their place.
 
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, Kind};
 use partita_ir::interpret::run;
+use partita_ir::precision::Precision;
 use partita_ir::sample::{self, Options};
 use partita_ir::scalar::{Binary, Expr, Node, Real, Unary};
 use partita_ir::step::training_step;
@@ -29,8 +29,8 @@ proptest! {
 
     #[test]
     fn training_steps_read_back(seed: u64) {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
-        let train = Train { precision: DType::F64, ..Train::default() };
+        let model = sample::graph(seed, Options::default());
+        let train = Train { precision: Precision::F64, ..Train::default() };
         round_trip(&training_step(&model, &train, Default::default()).unwrap());
     }
 

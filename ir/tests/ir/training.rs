@@ -1,10 +1,10 @@
 //! Training steps of random models: legal, and their gradients are the slopes that differences of the loss show.
 
-use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::Graph;
 use partita_ir::id::ValueId;
 use partita_ir::interpret::run;
+use partita_ir::precision::Precision;
 use partita_ir::sample::{self, Options};
 use partita_ir::step::{self, training_step};
 use partita_ir::train::{Optimizer, Schedule, Train};
@@ -13,7 +13,7 @@ use partita_ir::verify::verify;
 /// Descent with a rate of 1 and nothing else: the parameters move by their gradients.
 fn plain() -> Train {
     let optimizer = Optimizer::Sgd { momentum: 0.0, decay: 0.0 };
-    Train { optimizer, lr: 1.0, schedule: Schedule::Constant, clip: None, precision: DType::F64, ..Train::default() }
+    Train { optimizer, lr: 1.0, schedule: Schedule::Constant, clip: None, precision: Precision::F64, ..Train::default() }
 }
 
 fn options(seed: u64) -> step::Options {
@@ -23,10 +23,10 @@ fn options(seed: u64) -> step::Options {
 
 #[test]
 fn steps_are_legal() {
-    let adamw = Train { precision: DType::F64, ..Train::default() };
+    let adamw = Train { precision: Precision::F64, ..Train::default() };
     for seed in 0..150 {
-        let model = sample::graph(seed, Options { windows: false, ..Options::default() });
-        for train in [plain(), adamw] {
+        let model = sample::graph(seed, Options::default());
+        for train in [plain(), adamw.clone()] {
             let step = training_step(&model, &train, options(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let found: Vec<String> = verify(&step).iter().map(ToString::to_string).collect();
             assert!(found.is_empty(), "seed {seed}: {found:#?}");

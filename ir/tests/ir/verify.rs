@@ -28,7 +28,9 @@ fn legal() -> Graph {
     let args = b.begin_repeat("layer", 2, &[embedded]);
     let gain = b.param("gain", &[hidden], Init::Uniform(0.5));
     let dropped = b.dropout(args[0], 0.5, 77);
-    let next = b.elementwise("next", &[dropped, gain], (x(0) * x(1)).expr());
+    let entry = b.take(embedded);
+    let next = b.elementwise("next", &[dropped, gain, entry], (x(0) * x(1) + x(2)).expr());
+    b.collect(entry, pair);
     let last = b.end_repeat(&[next], false)[0];
     let logits = b.einsum("logits", &[last, table], &[batch, seq, vocab]);
     b.argmax(logits, vocab, pair);
@@ -139,6 +141,12 @@ const BREAKS: &[Break] = &[
         orphan.def = Def::Carried(maker(g, "rate"), 0);
         g.values.push(orphan);
     }),
+    (Code::Definition, |g| {
+        // an entry that says it is another
+        let entry = repeats(g)[0].taken[0].each;
+        let Def::Taken(_, position) = &mut g.values[entry.index()].def else { panic!("it is taken") };
+        *position += 1;
+    }),
     (Code::Placement, |g| {
         // argmax, which nothing reads, is dropped from the forward phase
         let argmax = maker(g, "argmax");
@@ -153,7 +161,8 @@ const BREAKS: &[Break] = &[
     (Code::NestedRepeat, |g| {
         // an empty repeat moves into the body of the first
         let id = OpId::new(g.ops.len());
-        let empty = Repeat { over: LoopId(0), reversed: false, body: Vec::new(), carried: Vec::new() };
+        let empty =
+            Repeat { over: LoopId(0), reversed: false, body: Vec::new(), carried: Vec::new(), taken: Vec::new(), collected: Vec::new() };
         let mut op = g.ops[0].clone();
         (op.kind, op.operands, op.results) = (Kind::Repeat(empty), Vec::new(), Vec::new());
         g.ops.push(op);
@@ -201,6 +210,15 @@ const BREAKS: &[Break] = &[
     (Code::Arity, |g| {
         let op = g.values.iter().find_map(|value| if let Def::Carried(op, _) = value.def { Some(op) } else { None }).unwrap();
         g.ops[op.index()].operands.push(ValueId(1));
+    }),
+    (Code::Slice, |g| {
+        // a tensor with three entries of two iterations
+        let whole = repeats(g)[0].collected[0].whole;
+        g.values[whole.index()].ty.dims.remove(0);
+    }),
+    (Code::Slice, |g| {
+        let repeat = &mut repeats(g)[0];
+        repeat.collected[0].whole = repeat.carried[0].init;
     }),
     (Code::Rank, |g| rule(g, "rate").operands[0].push(DimAccess::default())),
     (Code::Rank, |g| {

@@ -13,10 +13,11 @@ use super::sections::Chosen;
 use super::stack::{Attention, Stack};
 use super::step::{Estimate, Prepared, Setup};
 use crate::cluster::Cluster;
+use crate::coupling::couples_samples;
 use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
 use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::recompute_word;
-use crate::search::{Considered, Model, SearchError, experts, tilings};
+use crate::search::{Considered, Model, SearchError, check_coupled, experts, tilings};
 
 /// What is decided of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,7 +100,9 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     pins.unsupported_when_estimated()?;
     let experts = experts(model.graph);
     pins.check_experts(experts)?;
-    let candidates = candidates(model, cluster, stack, pins, experts);
+    let coupled = couples_samples(model.graph);
+    let mut candidates = candidates(model, cluster, stack, pins, experts, coupled.is_some());
+    check_coupled(model, coupled, &mut candidates, |decisions| decisions.degrees)?;
     if candidates.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
@@ -197,7 +200,7 @@ pub fn prepare(model: &Model<'_>, cluster: &Cluster, stack: &Stack, decisions: &
 const MOST_SEQUENCES: u64 = 32;
 
 /// Every candidate that the pins leave, in a fixed order.
-fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins, experts: Option<u64>) -> Vec<Decisions> {
+fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins, experts: Option<u64>, coupled: bool) -> Vec<Decisions> {
     let ranks = cluster.ranks();
     let divisors: Vec<u64> = (1..=ranks).filter(|n| ranks.is_multiple_of(*n)).collect();
     let layers: u64 = model.graph.loops.iter().map(|repeated| repeated.count).sum();
@@ -219,6 +222,7 @@ fn candidates(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins, 
                 let local = model.train.batch.div_ceil(dp).max(1);
                 let sizes: Vec<u64> = match pins.mbs {
                     Some(mbs) => vec![mbs],
+                    None if coupled => vec![local],
                     None => (0..).map(|bit| 1 << bit).take_while(|mbs| *mbs <= local.min(MOST_SEQUENCES)).collect(),
                 };
                 for mbs in sizes {
@@ -314,7 +318,7 @@ fn warnings(model: &Model<'_>, graph: &Graph, stack: &Stack, decisions: &Decisio
     } else if full > 0.95 {
         out.push(format!("{:.0} % of the device's memory: an allocator may run out by fragmentation", 100.0 * full));
     }
-    if stack.recipe(model.train.precision.word()).is_none() {
+    if !stack.has_recipe(&model.train.precision) {
         out.push(format!("stack {} has no recipe for {}: that of another precision is taken", stack.name, model.train.precision));
     }
     out

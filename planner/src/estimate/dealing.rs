@@ -93,8 +93,9 @@ pub fn inner_axes(graph: &Graph) -> BTreeSet<AxisId> {
     // what each head has inside stays whole
     let params = || graph.params().map(|param| &graph.value(param).ty.dims);
     let of_heads: BTreeSet<AxisId> = params().filter(|dims| with_heads(dims)).flatten().copied().collect();
-    let left =
-        |axis: &AxisId| stream.contains(axis) || of_heads.contains(axis) || matches!(role(axis), Role::Seq | Role::Batch | Role::Expert);
+    let left = |axis: &AxisId| {
+        stream.contains(axis) || of_heads.contains(axis) || matches!(role(axis), Role::Batch | Role::Expert) || role(axis).is_context()
+    };
     for dims in params() {
         if with_heads(dims) {
             inner.extend(dims.iter().copied().filter(|axis| role(axis) == Role::Head));
@@ -124,12 +125,12 @@ fn at_experts(graph: &Graph) -> (BTreeSet<OpId>, BTreeSet<AxisId>) {
             Expertise::Routes | Expertise::None => {}
         }
     }
-    inside.retain(|(_, rule)| rule.rule.factors.iter().all(|axis| role(axis) != Role::Seq || given.contains(axis)));
+    inside.retain(|(_, rule)| rule.rule.factors.iter().all(|axis| !role(axis).is_context() || given.contains(axis)));
     loop {
         let joined = |(op, _): &(OpId, _)| gives.contains(op) || makers(*op).any(|made| works.contains(&made));
         let (near, far): (Vec<_>, Vec<_>) = inside.into_iter().partition(joined);
         if near.is_empty() {
-            given.retain(|axis| !matches!(role(axis), Role::Batch | Role::Seq));
+            given.retain(|axis| role(axis) != Role::Batch && !role(axis).is_context());
             return (works, given);
         }
         gives.extend(near.iter().flat_map(|(op, _)| makers(*op)));
@@ -170,7 +171,7 @@ impl Dealing<'_> {
             (AxisUse::Data | AxisUse::Micro, _) => with_role(Role::Batch),
             // constants of positions are the same everywhere
             _ if rule.rule.operands.is_empty() => None,
-            (AxisUse::Context, _) => given().or_else(|| with_role(Role::Seq)),
+            (AxisUse::Context, _) => given().or_else(|| first(&|axis| self.graph.axis(axis).role.is_context())),
             (AxisUse::Tensor, _) if walks(&self.given) => match self.mesh.experts[axis] {
                 // each of them has a part of every expert, and needs all that it is given
                 ExpertUse::Tensor => None,

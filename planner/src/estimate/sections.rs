@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::boxing::{Shape, Step, StepKind};
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Class, Def, Graph, Kind as OpKind, Leaf, PhaseKind};
 use partita_ir::id::{Id, LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Share};
@@ -147,6 +146,8 @@ impl<'a> Context<'a> {
             for op in &phase.ops {
                 if let OpKind::Repeat(repeat) = &graph.op(*op).kind {
                     kept.extend(repeat.carried.iter().flat_map(|carried| [carried.next, carried.init]).map(|value| aliases.root(value)));
+                    let slices = repeat.taken.iter().map(|slice| slice.whole).chain(repeat.collected.iter().map(|slice| slice.each));
+                    kept.extend(slices.map(|value| aliases.root(value)));
                 }
             }
         }
@@ -267,11 +268,9 @@ impl<'a> Context<'a> {
         if role(Role::Vocab) && role(Role::Batch) && value.ty.dtype.is_float() {
             return self.stack.logits_bytes;
         }
-        match value.ty.dtype {
-            // what low precision rounds is an operand of a product; values between are 16-bit
-            DType::Fp8 | DType::Fp4 => 2.0,
-            other => other.bytes(8) as f64 / 8.0,
-        }
+        // kernels of other stacks keep their statistics to themselves: what lies between kernels is as wide as parameters
+        let held = self.graph.params().next().filter(|_| value.ty.dtype.is_float()).map_or(value, |param| self.graph.value(param));
+        held.ty.dtype.bytes(8) as f64 / 8.0
     }
 
     /// Bytes that the busiest rank holds of the result of an operator.
@@ -300,10 +299,20 @@ impl<'a> Context<'a> {
         }
         match &self.graph.value(value).def {
             Def::Leaf(_) => None,
-            Def::Carried(op, n) | Def::Result(op, n) => match &self.graph.op(*op).kind {
-                OpKind::Map(_) => Some(self.rule(*op).result_layout(self.chosen.signatures.get(op)?)),
-                OpKind::Repeat(repeat) => self.layout(repeat.carried[*n].next).map(whole),
-            },
+            Def::Carried(op, n) | Def::Result(op, n) | Def::Taken(op, n) => {
+                match (&self.graph.value(value).def, &self.graph.op(*op).kind) {
+                    (_, OpKind::Map(_)) => Some(self.rule(*op).result_layout(self.chosen.signatures.get(op)?)),
+                    // what is dealt out along a scan is brought together for it
+                    (Def::Taken(..), OpKind::Repeat(repeat)) => {
+                        let layout = self.layout(repeat.taken[*n].whole).map(whole)?;
+                        Some(Layout(layout.0.iter().map(|share| share.entry().unwrap_or(Share::Broadcast)).collect()))
+                    }
+                    (_, OpKind::Repeat(repeat)) => match repeat.carried.get(*n) {
+                        Some(carried) => self.layout(carried.next).map(whole),
+                        None => self.layout(repeat.collected[*n - repeat.carried.len()].each).map(|layout| whole(layout).stacked()),
+                    },
+                }
+            }
         }
     }
 
@@ -462,8 +471,8 @@ impl<'a> Context<'a> {
             }
             match &self.graph.value(value).def {
                 Def::Leaf(_) => {}
-                Def::Carried(op, _) if self.forward.contains(op) => drop(saved.insert(value)),
-                Def::Carried(..) => {}
+                Def::Carried(op, _) | Def::Taken(op, _) if self.forward.contains(op) => drop(saved.insert(value)),
+                Def::Carried(..) | Def::Taken(..) => {}
                 Def::Result(op, _) if group_of.contains_key(op) => {
                     let group = group_of[op];
                     let outside = |reader: &OpId| forward(reader) && !group.ops.contains(reader);
@@ -507,7 +516,7 @@ impl<'a> Context<'a> {
         for value in saved {
             // what a repeat carries is kept once an iteration; its last result is what follows reads
             match &self.graph.value(*value).def {
-                Def::Carried(op, _) => {
+                Def::Carried(op, _) | Def::Taken(op, _) => {
                     if matches!(&self.graph.op(*op).kind, OpKind::Repeat(repeat) if Place::Loop(repeat.over) == place) {
                         bytes += self.value_bytes(*value);
                     }

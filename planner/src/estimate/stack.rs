@@ -3,6 +3,8 @@
 //! Each is a small file under `planner/stacks/`. Figures of time that were fitted on published runs are in
 //! [`super::constants`], with their meaning.
 
+use partita_ir::dtype::DType;
+use partita_ir::precision::Precision;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -57,6 +59,24 @@ pub struct Recipe {
     pub gradient_sent: f64,
     /// The copy that the optimizer updates, and both moments.
     pub optimizer: f64,
+    /// One moment.
+    #[serde(default = "four")]
+    pub moment: f64,
+}
+
+fn four() -> f64 {
+    4.0
+}
+
+impl Recipe {
+    /// What this project holds and sends.
+    fn of(precision: &Precision) -> Self {
+        let bytes = |dtype: DType| dtype.bytes(8) as f64 / 8.0;
+        let (parameter, gradient, moment) = (bytes(precision.parameter), bytes(precision.gradient), bytes(precision.moments));
+        let master = if precision.has_master() { bytes(precision.master) } else { 0.0 };
+        let optimizer = master + 2.0 * moment;
+        Self { parameter, parameter_sent: parameter, gradient, gradient_sent: gradient, optimizer, moment }
+    }
 }
 
 /// What a stack does.
@@ -118,7 +138,8 @@ pub struct Stack {
     pub context_mib: f64,
     /// The part of the live peak that the allocator reserves beyond it.
     pub fragmentation: f64,
-    /// By precision.
+    /// By the type of products; none where it is the [`Precision`] itself that says so.
+    #[serde(default)]
     pub recipe: BTreeMap<String, Recipe>,
 }
 
@@ -148,8 +169,14 @@ impl Stack {
         Some(toml::from_str(text).expect("a stack of the repository is read; a test reads each"))
     }
 
-    /// The recipe of a precision; 16-bit types share one.
-    pub fn recipe(&self, precision: &str) -> Option<&Recipe> {
-        self.recipe.get(precision)
+    /// What it holds and sends in a precision.
+    pub fn recipe(&self, precision: &Precision) -> Recipe {
+        let known = self.recipe.get(precision.product.word()).or_else(|| self.recipe.values().next());
+        known.copied().unwrap_or_else(|| Recipe::of(precision))
+    }
+
+    /// Whether that is known, and not what it does in another.
+    pub fn has_recipe(&self, precision: &Precision) -> bool {
+        self.recipe.is_empty() || self.recipe.contains_key(precision.product.word())
     }
 }

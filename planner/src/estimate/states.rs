@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;
 use partita_ir::experts::{Expertise, expertise};
-use partita_ir::graph::{Graph, Leaf, PhaseKind};
+use partita_ir::graph::{Graph, Init, Leaf, PhaseKind};
 use partita_ir::id::{Id, ValueId};
 use partita_ir::layout::Layout;
 use partita_ir::signature::SizedRule;
@@ -40,13 +40,13 @@ impl Prepared {
         held
     }
 
-    pub(super) fn recipe<'a>(&self, stack: &'a Stack) -> &'a Recipe {
-        stack.recipe(self.setup.precision.word()).unwrap_or_else(|| stack.recipe.values().next().expect("a stack has a recipe"))
+    pub(super) fn recipe(&self, stack: &Stack) -> Recipe {
+        stack.recipe(&self.setup.precision)
     }
 
-    /// Bytes of the optimizer for each parameter: recipes speak of Adam's two moments in 32 bits.
+    /// Bytes of the optimizer for each parameter: recipes speak of Adam's two moments.
     fn optimizer_bytes(&self, recipe: &Recipe) -> f64 {
-        recipe.optimizer + 4.0 * (self.moments - 2.0)
+        recipe.optimizer + recipe.moment * (self.moments - 2.0)
     }
 
     /// Who has the same weights, of each kind.
@@ -92,7 +92,7 @@ impl Prepared {
             }
         }
         let updated: f64 = sharers.iter().map(|sharers| sharers.elements / sharers.sharing).sum();
-        let bytes = updated * (2.0 * self.optimizer_bytes(recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
+        let bytes = updated * (2.0 * self.optimizer_bytes(&recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
         out.optimizer = bytes / on.cluster.device.memory_rate().0;
         out
     }
@@ -149,7 +149,7 @@ impl Prepared {
         MemoryBreakdown {
             parameters: left(3, held.states) * recipe.parameter + gathered,
             gradients: left(2, 0.0) * recipe.gradient,
-            optimizer: left(1, 0.0) * self.optimizer_bytes(recipe),
+            optimizer: left(1, 0.0) * self.optimizer_bytes(&recipe),
             activations,
             temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
         }
@@ -203,7 +203,7 @@ struct Held {
     layers: f64,
     /// Elements of the largest layer.
     largest: f64,
-    /// Elements of the model's own states.
+    /// Elements of the model's own states, and of parameters that stay as they are.
     states: f64,
 }
 
@@ -216,11 +216,17 @@ impl Held {
     }
 }
 
-/// Elements of moments for each element of all parameters.
+/// Whether a step changes a parameter.
+fn is_trained(graph: &Graph, param: ValueId) -> bool {
+    graph.assigns.iter().any(|assign| assign.target == param)
+}
+
+/// Elements of moments for each element of all trained parameters.
 pub(super) fn moments(graph: &Graph) -> f64 {
     let elements = |value: ValueId| (graph.elements(value) * graph.iterations(graph.value(value).within)) as f64;
-    let params: f64 = graph.params().map(elements).sum();
-    let states = graph.leaves(|leaf| matches!(leaf, Leaf::State { of: Some(_), .. })).map(elements);
+    let params: f64 = graph.params().filter(|param| is_trained(graph, *param)).map(elements).sum();
+    let moment = |leaf: &Leaf| matches!(leaf, Leaf::State { init, of: Some(_), .. } if *init != Init::Copy);
+    let states = graph.leaves(moment).map(elements);
     states.sum::<f64>() / params.max(1.0)
 }
 
@@ -260,6 +266,10 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();
         let elements = layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        if !is_trained(graph, param) {
+            weights.states += elements;
+            continue;
+        }
         *(if experts.contains(&param) { &mut weights.experts } else { &mut weights.elements }) += elements;
         weights.tensors += 1.0;
         if *at == Place::Before && behind.contains(&param) {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use partita_ir::dtype::DType;
 use partita_ir::graph::{Graph, PhaseKind};
 use partita_ir::id::Id;
+use partita_ir::precision::Precision;
 use partita_ir::signature::SizedRule;
 
 use super::constants::Reach;
@@ -40,8 +40,8 @@ pub struct Setup {
     pub zero_group: Option<u64>,
     /// Order of micro-batches.
     pub schedule: ScheduleKind,
-    /// What products compute in.
-    pub precision: DType,
+    /// The types that it computes in.
+    pub precision: Precision,
 }
 
 /// Weights of a place, on the busiest tensor rank.
@@ -234,7 +234,7 @@ impl Prepared {
             let ranks = mesh.mesh.ranks();
             let slow = match cluster.groups.is_empty() {
                 true => 1.0,
-                false => 1.0 / cluster.around(&(rank * ranks..(rank + 1) * ranks)).device.peak(setup.precision).0,
+                false => 1.0 / cluster.around(&(rank * ranks..(rank + 1) * ranks)).device.peak(setup.precision.product).0,
             };
             PartSeconds { iteration: iteration.iter().map(|work| work * slow).collect(), before: before * slow, after: after * slow }
         };
@@ -289,7 +289,7 @@ impl Prepared {
     }
 
     fn place_times(&self, on: &On<'_>, stack: &Stack, place: Place) -> Times {
-        let pricing = Pricing { cluster: &on.cluster, reach: &on.reach, stack, dtype: self.setup.precision };
+        let pricing = Pricing { cluster: &on.cluster, reach: &on.reach, stack, dtype: self.setup.precision.product };
         let mut times = Times::default();
         for section in self.sections.iter().filter(|section| section.place == place) {
             let backward = section.phase == PhaseKind::Backward;
@@ -420,7 +420,8 @@ impl Prepared {
         let full = |rank: usize| reserved(&held[rank]) / of_rank(rank).cluster.device.memory_bytes as f64;
         let fullest = (0..pp).max_by(|a, b| full(*a).total_cmp(&full(*b))).unwrap_or(0);
         // ranks are counted once for each stage that is seen alone, or all at once
-        let of_stages = |rank: usize| on[rank].cluster.device.peak(setup.precision).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
+        let of_stages =
+            |rank: usize| on[rank].cluster.device.peak(setup.precision.product).0 * (self.mesh.mesh.ranks() * setup.degrees.pp) as f64;
         let peak = (0..on.len()).map(of_stages).sum::<f64>() / on.len() as f64;
         Estimate {
             step_seconds,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use partita_frontend::{Setting, Source, load};
-use partita_ir::dtype::DType;
 use partita_ir::grad::Recompute;
 use partita_ir::graph::PhaseKind;
+use partita_ir::precision::Recipe;
 
 use super::choose::{Decisions, choose, prepare, step_graph};
 use super::constants::reach;
@@ -50,7 +50,7 @@ fn decisions(dp: u64, tp: u64, pp: u64) -> Decisions {
 }
 
 fn prepared(model: &partita_frontend::Model, cluster: &Cluster, stack: &str, decisions: &Decisions) -> Prepared {
-    let given = Model { name: "gpt", graph: &model.graph, train: model.train, settings: &model.settings };
+    let given = Model { name: "gpt", graph: &model.graph, train: model.train.clone(), settings: &model.settings };
     let stack = Stack::named(stack).unwrap();
     let graph = step_graph(&given, &stack, decisions.options()).unwrap();
     prepare(&given, cluster, &stack, decisions, &graph).unwrap()
@@ -224,8 +224,8 @@ fn every_stack_is_read() {
     for name in Stack::names() {
         let stack = Stack::named(name).unwrap();
         assert_eq!(stack.name, name);
-        for precision in [DType::F32, DType::Bf16, DType::Fp16] {
-            assert!(stack.recipe(precision.word()).is_some(), "{name} {precision}");
+        for precision in [Recipe::F32, Recipe::Bf16, Recipe::Fp16].map(Recipe::precision) {
+            assert!(stack.has_recipe(&precision), "{name} {precision}");
         }
     }
     assert_eq!(Stack::named("megatrn"), None);

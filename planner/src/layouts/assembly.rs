@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use partita_ir::axis::Role;
-use partita_ir::graph::{Graph, Kind, Leaf, PhaseKind};
+use partita_ir::graph::{Graph, Kind, Leaf, PhaseKind, Repeat};
 use partita_ir::id::{LoopId, OpId, ValueId};
 use partita_ir::layout::{Layout, Mesh, Partition, Share, Split};
 use partita_ir::rule::Reduce;
@@ -67,7 +67,9 @@ impl Assembled {
 pub fn assemble(task: &Task<'_>, unroll: bool, thin: &mut dyn FnMut(Vec<Signature>) -> Vec<Signature>) -> Result<Assembled, LayoutError> {
     let mut assembly = Assembly::new(task, unroll);
     assembly.operators(thin)?;
+    assembly.taken();
     assembly.carried();
+    assembly.collected();
     assembly.leaves();
     assembly.assigns();
     assembly.copies();
@@ -187,10 +189,9 @@ impl<'a> Assembly<'a> {
                     return Err(self.no_signature(op));
                 }
                 let times = self.times(phase.kind, within);
-                let dtype = graph.value(graph.op(op).result()).ty.dtype;
                 let cost_of = |signature: &Signature| {
                     let work = cost::work(graph, op, &rule, signature, self.mesh);
-                    nanoseconds(cost::compute_seconds(task.cluster, dtype, work), times)
+                    nanoseconds(cost::compute_seconds(task.cluster, task.product, work), times)
                 };
                 let costs: Vec<i64> = signatures.iter().map(cost_of).collect();
                 let provides: Rc<[Layout]> = signatures.iter().map(|signature| rule.result_layout(signature)).collect();
@@ -225,6 +226,63 @@ impl<'a> Assembly<'a> {
         LayoutError::NoSignature { op, name, because }
     }
 
+    /// The scans of a phase, with the number of nodes that each of their values has.
+    fn scans(&self) -> Vec<(PhaseKind, &'a Repeat, u64)> {
+        let graph = self.graph;
+        let repeats = graph.phases.iter().flat_map(|phase| phase.ops.iter().map(move |op| (phase.kind, graph.op(*op))));
+        let scans = repeats.filter_map(|(phase, op)| match &op.kind {
+            Kind::Repeat(repeat) if repeat.is_scan() => Some((phase, repeat)),
+            _ => None,
+        });
+        scans.map(|(phase, repeat)| (phase, repeat, self.iterations(Some(repeat.over)))).collect()
+    }
+
+    /// Entries that repeats take: in layouts in which they are read, or that the whole tensor's are.
+    fn taken(&mut self) {
+        for (_, repeat, count) in self.scans() {
+            for slice in &repeat.taken {
+                let mut layouts: BTreeSet<Layout> = self.needed(slice.each).cloned().collect();
+                layouts.extend(self.provided(slice.whole).iter().filter_map(Layout::entry));
+                let provides = self.or_broadcast(layouts);
+                for iteration in 0..count {
+                    let id = self.rest(slice.each, Rc::clone(&provides));
+                    self.source.insert((slice.each, iteration), id);
+                }
+            }
+        }
+    }
+
+    /// Tensors that repeats collect: in the layouts of what they are made of, or in which they are read.
+    fn collected(&mut self) {
+        for (phase, repeat, count) in self.scans() {
+            let times = self.times(phase, Some(repeat.over));
+            for slice in &repeat.collected {
+                let mut layouts: BTreeSet<Layout> = self.needed(slice.whole).filter(|layout| layout.entry().is_some()).cloned().collect();
+                layouts.extend(self.provided(slice.each).iter().map(Layout::stacked));
+                let provides = self.or_broadcast(layouts);
+                let id = self.rest(slice.whole, Rc::clone(&provides));
+                self.source.insert((slice.whole, 0), id);
+                let needs: Rc<[Layout]> =
+                    provides.iter().map(|layout| layout.entry().expect("every rank has the first dimension whole")).collect();
+                for iteration in 0..count {
+                    let (value, needs) = (self.at(slice.each, iteration), Rc::clone(&needs));
+                    self.readings.push(Reading { value, reader: id, needs, times, phase, shareable: true });
+                }
+            }
+        }
+        // a tensor is boxed once, before its first entry is taken
+        for (phase, repeat, count) in self.scans() {
+            let times = self.times(phase, None);
+            for slice in &repeat.taken {
+                for iteration in 0..count {
+                    let reader = self.source[&(slice.each, iteration)];
+                    let needs: Rc<[Layout]> = self.nodes[reader].provides.iter().map(Layout::stacked).collect();
+                    self.readings.push(Reading { value: (slice.whole, 0), reader, needs, times, phase, shareable: true });
+                }
+            }
+        }
+    }
+
     /// Carried values of repeats: what the body provides at the end of an iteration is what it reads at the start of the
     /// next. The repeat's result rests as the last iteration's carried value does.
     fn carried(&mut self) {
@@ -235,7 +293,8 @@ impl<'a> Assembly<'a> {
                 let count = self.iterations(Some(repeat.over));
                 let (once, each) = (self.times(phase.kind, None), self.times(phase.kind, Some(repeat.over)));
                 for (carried, result) in repeat.carried.iter().zip(&op.results) {
-                    let mut layouts: BTreeSet<Layout> = self.needed(carried.arg).chain(self.needed(*result)).cloned().collect();
+                    let needed = self.needed(carried.arg).chain(self.needed(*result));
+                    let mut layouts: BTreeSet<Layout> = needed.filter(|layout| !layout.is_windowed()).cloned().collect();
                     for value in [carried.next, carried.init] {
                         layouts.extend(self.provided(value).iter().cloned());
                     }
@@ -314,7 +373,7 @@ impl<'a> Assembly<'a> {
                     .collect()
             }
             Leaf::Input(_) => BTreeSet::from([self.of_input(value)]),
-            Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
+            Leaf::Progress(_) | Leaf::Supplied(_) => BTreeSet::from([Layout::broadcast(self.mesh)]),
         }
     }
 
@@ -352,7 +411,7 @@ impl<'a> Assembly<'a> {
             }
             let mut layouts: BTreeSet<Layout> = self.nodes[self.source[&value]].provides.iter().cloned().collect();
             for member in &members {
-                layouts.extend(self.readings[*member].needs.iter().cloned());
+                layouts.extend(self.readings[*member].needs.iter().filter(|layout| !layout.is_windowed()).cloned());
             }
             let provides: Rc<[Layout]> = layouts.into_iter().collect();
             let times = members.iter().map(|member| self.readings[*member].times).max().unwrap_or(0);
@@ -431,15 +490,15 @@ impl<'a> Assembly<'a> {
         let dims = &self.graph.value(value).ty.dims;
         let mut depths = vec![0; dims.len()];
         let shares = (0..self.task.mesh.uses.len()).map(|axis| {
-            let role = match self.task.mesh.uses[axis] {
-                AxisUse::Data | AxisUse::Micro => Role::Batch,
-                AxisUse::Context => Role::Seq,
+            let wanted = match self.task.mesh.uses[axis] {
+                AxisUse::Data | AxisUse::Micro => |role| role == Role::Batch,
+                AxisUse::Context => Role::is_context,
                 AxisUse::Tensor => return Share::Broadcast,
             };
-            let Some(dim) = dims.iter().position(|axis| self.graph.axis(*axis).role == role) else { return Share::Broadcast };
-            let partition = partition_for(role, self.task.mesh.partitions[axis]);
+            let Some(dim) = dims.iter().position(|axis| wanted(self.graph.axis(*axis).role)) else { return Share::Broadcast };
+            let partition = partition_for(self.graph.axis(dims[dim]).role, self.task.mesh.partitions[axis]);
             depths[dim] += 1;
-            Share::Split(Split { dim, size: self.graph.size(dims[dim]), inner: 1, depth: depths[dim] - 1, partition })
+            Share::Split(Split::new(dim, self.graph.size(dims[dim]), 1, depths[dim] - 1, partition))
         });
         Layout(shares.collect())
     }
@@ -451,7 +510,7 @@ impl<'a> Assembly<'a> {
         let mut depths = vec![0; self.graph.value(value).ty.dims.len()];
         for axis in self.task.mesh.running_order() {
             if (self.task.mesh.uses[axis] == AxisUse::Tensor || self.owns_experts(value, used, axis))
-                && let Some(share) = used.split_on(axis)
+                && let Some(share) = used.split_on(axis).filter(|share| share.window.is_none())
             {
                 rest.0[axis] = Share::Split(Split { depth: depths[share.dim], ..share });
                 depths[share.dim] += 1;
@@ -483,11 +542,9 @@ impl<'a> Assembly<'a> {
             sharding.iter().for_each(|axis| layout.0[*axis] = Share::Broadcast);
             // what tensor axes do comes first; what they have left pending stays
             layout.renumber();
-            let mut depth = layout.splits(dim).len();
-            for axis in &sharding {
+            for (depth, axis) in (layout.splits(dim).len()..).zip(&sharding) {
                 let partition = Partition::Balanced;
-                layout.0[*axis] = Share::Split(Split { dim, size: shape[dim], inner: 1, depth, partition });
-                depth += 1;
+                layout.0[*axis] = Share::Split(Split::new(dim, shape[dim], 1, depth, partition));
             }
             layout
         });
@@ -500,6 +557,7 @@ impl<'a> Assembly<'a> {
 mod tests {
     use partita_ir::dtype::DType;
     use partita_ir::layout::MeshAxis;
+    use partita_ir::precision::Precision;
     use partita_ir::sample;
     use partita_ir::step::{Options, training_step};
     use partita_ir::train::{Optimizer, Schedule, Train};
@@ -521,13 +579,22 @@ mod tests {
             micro_batches: 3,
         };
         let optimizer = Optimizer::Sgd { momentum: 0.9, decay: 0.0 };
-        let train = Train { optimizer, lr: 0.1, schedule: Schedule::Constant, clip: Some(1.0), batch: 4, precision: DType::F32 };
+        let train = Train {
+            optimizer,
+            lr: 0.1,
+            schedule: Schedule::Constant,
+            clip: Some(1.0),
+            batch: 4,
+            precision: Precision::F32,
+            loss_scale: None,
+            groups: Vec::new(),
+        };
         let (mut forward, mut reversed) = (0, 0);
         for seed in 0..40 {
-            let options = sample::Options { windows: false, ..sample::Options::default() };
+            let options = sample::Options { ..sample::Options::default() };
             let graph = training_step(&sample::graph(seed, options), &train, Options::default()).unwrap();
             let constraints = Constraints { pending: pending(&graph), ..Constraints::default() };
-            let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0 };
+            let task = Task { graph: &graph, mesh: &mesh, cluster: &cluster, constraints, zero: 0, product: DType::F32 };
             let mut assembly = Assembly::new(&task, true);
             assembly.operators(&mut |signatures| signatures).unwrap();
             assembly.carried();

@@ -311,21 +311,39 @@ impl Meeting {
                 let row_bytes = row * merge::width(dtype)?;
                 let size = task_bytes(row_bytes);
                 let piece = whole_rows(PIECE, row_bytes);
-                if scratch.len() < piece {
-                    scratch.resize(piece, 0);
+                // what has 16 bits is folded, and before that laid out, as f32
+                let is_wide = merge::wide(dtype) == dtype;
+                let needed = if is_wide { piece } else { 4 * piece };
+                if scratch.len() < needed {
+                    scratch.resize(needed, 0);
                 }
                 let task_end = bytes.min((task + 1) * size);
                 let mut start = task * size;
                 while start < task_end {
                     let len = piece.min(task_end - start);
-                    let folded = &mut scratch[..len];
+                    let (folded, other) = scratch.split_at_mut(if is_wide { len } else { 2 * len });
                     // SAFETY: the caller's promise.
                     for (member, buffer) in unsafe { self.requests() }.map(Request::buffer).enumerate() {
                         // SAFETY: `start + len <= bytes`, the length that all members' buffers have (see `survey`);
                         // their owners sleep, and this range belongs to this task.
                         let mine = unsafe { std::slice::from_raw_parts(buffer.add(start), len) };
-                        if member == 0 { folded.copy_from_slice(mine) } else { merge::merge(op, dtype, row, folded, mine) }
+                        match (is_wide, member) {
+                            (true, 0) => folded.copy_from_slice(mine),
+                            (true, _) => merge::merge(op, dtype, row, folded, mine),
+                            (false, 0) => merge::widen(dtype, mine, folded),
+                            (false, _) => {
+                                let other = &mut other[..2 * len];
+                                merge::widen(dtype, mine, other);
+                                merge::merge(op, DType::F32, row, folded, other);
+                            }
+                        }
                     }
+                    let folded = if is_wide {
+                        &*folded
+                    } else {
+                        merge::narrow(dtype, folded, &mut other[..len]);
+                        &other[..len]
+                    };
                     // SAFETY: the caller's promise.
                     for buffer in unsafe { self.requests() }.map(Request::buffer) {
                         // SAFETY: as above; no shared slice of the range is alive any more.

@@ -1,6 +1,7 @@
 //! Folding buffers of bytes: the loops inside reductions.
 //!
-//! Buffers hold elements in the machine's byte order and need no alignment.
+//! Buffers hold elements in the machine's byte order and need no alignment. Elements of 16 bits travel as such and are
+//! merged as f32: who merges makes them [`wide`], and rounds once when all are in.
 #![allow(unsafe_code, reason = "calls loops compiled for AVX2 once the processor is known to have it")]
 
 use half::{bf16, f16};
@@ -17,6 +18,31 @@ pub(super) fn width(dtype: DType) -> Result<usize, CommError> {
         DType::Bf16 | DType::Fp16 => Ok(2),
         DType::Fp8 => Ok(1),
         DType::Fp4 => Err(CommError::DoesNotFit(format!("elements of {dtype} share bytes and are not exchanged one by one"))),
+    }
+}
+
+/// The type that elements are merged in: their own, but f32 for those of 16 bits.
+pub(super) fn wide(dtype: DType) -> DType {
+    if matches!(dtype, DType::Bf16 | DType::Fp16) { DType::F32 } else { dtype }
+}
+
+/// Elements of 16 bits as f32; `to` is twice as long.
+pub(super) fn widen(dtype: DType, from: &[u8], to: &mut [u8]) {
+    let pairs = from.as_chunks::<2>().0.iter().zip(to.as_chunks_mut::<4>().0);
+    match dtype {
+        DType::Bf16 => pairs.for_each(|(from, to)| *to = bf16::from_ne_bytes(*from).to_f32().to_ne_bytes()),
+        DType::Fp16 => pairs.for_each(|(from, to)| *to = f16::from_ne_bytes(*from).to_f32().to_ne_bytes()),
+        _ => unreachable!("{dtype} is merged as it is"),
+    }
+}
+
+/// The nearest elements of 16 bits; `to` is half as long.
+pub(super) fn narrow(dtype: DType, from: &[u8], to: &mut [u8]) {
+    let pairs = from.as_chunks::<4>().0.iter().zip(to.as_chunks_mut::<2>().0);
+    match dtype {
+        DType::Bf16 => pairs.for_each(|(from, to)| *to = bf16::from_f32(f32::from_ne_bytes(*from)).to_ne_bytes()),
+        DType::Fp16 => pairs.for_each(|(from, to)| *to = f16::from_f32(f32::from_ne_bytes(*from)).to_ne_bytes()),
+        _ => unreachable!("{dtype} is merged as it is"),
     }
 }
 

@@ -165,15 +165,15 @@ impl ExchangePlan {
 
     /// Fills `target`; `source` gives the bytes that a member exposes.
     pub(super) fn run<'a>(&self, target: &mut [u8], source: impl Fn(usize) -> &'a [u8]) -> Result<(), CommError> {
+        let merges = self.pulls.iter().any(|pull| matches!(pull.op, PullOp::Merge(_)));
+        if merges && merge::wide(self.dtype) != self.dtype {
+            return self.run_wide(target, source);
+        }
         if let Some((op, dtype, row)) = self.fill {
             merge::fill(op, dtype, row, target);
         }
         for pull in &self.pulls {
-            let bytes = source(pull.from);
-            if bytes.len() < pull.source_bytes {
-                let (from, needs, has) = (pull.from, pull.source_bytes, bytes.len());
-                return Err(CommError::DoesNotFit(format!("an exchange reads up to byte {needs} of member {from}, which exposes {has}")));
-            }
+            let bytes = self.exposed(pull, &source)?;
             for block in &pull.blocks {
                 match pull.op {
                     PullOp::Copy => block.copy(target, bytes),
@@ -184,6 +184,42 @@ impl ExchangePlan {
             }
         }
         Ok(())
+    }
+
+    /// The same for elements of 16 bits that are merged: in f32 beside the target, which is rounded into at the end.
+    fn run_wide<'a>(&self, target: &mut [u8], source: impl Fn(usize) -> &'a [u8]) -> Result<(), CommError> {
+        let mut wide = vec![0; 2 * target.len()];
+        match self.fill {
+            Some((op, _, row)) => merge::fill(op, DType::F32, row, &mut wide),
+            None => merge::widen(self.dtype, target, &mut wide),
+        }
+        let mut run = Vec::new();
+        for pull in &self.pulls {
+            let bytes = self.exposed(pull, &source)?;
+            for block in &pull.blocks {
+                run.resize(2 * block.run, 0);
+                block.visit(|from, to| {
+                    merge::widen(self.dtype, &bytes[from..from + block.run], &mut run);
+                    let into = &mut wide[2 * to..2 * (to + block.run)];
+                    match pull.op {
+                        PullOp::Copy => into.copy_from_slice(&run),
+                        PullOp::Merge(op) => merge::merge(op, DType::F32, self.row, into, &run),
+                    }
+                });
+            }
+        }
+        merge::narrow(self.dtype, &wide, target);
+        Ok(())
+    }
+
+    /// The bytes that a member exposes to a pull.
+    fn exposed<'a>(&self, pull: &Runs, source: impl Fn(usize) -> &'a [u8]) -> Result<&'a [u8], CommError> {
+        let bytes = source(pull.from);
+        if bytes.len() < pull.source_bytes {
+            let (from, needs, has) = (pull.from, pull.source_bytes, bytes.len());
+            return Err(CommError::DoesNotFit(format!("an exchange reads up to byte {needs} of member {from}, which exposes {has}")));
+        }
+        Ok(bytes)
     }
 }
 

@@ -38,8 +38,17 @@ fn elements(dtype: DType, count: usize, salt: u64) -> Vec<u8> {
         .collect()
 }
 
-/// Folds whole buffers in order.
+/// Folds whole buffers in order; those of 16 bits as f32, rounded at the end.
 fn reference(op: Reduce, dtype: DType, row: usize, buffers: &[Vec<u8>]) -> Vec<u8> {
+    if matches!(dtype, DType::Bf16 | DType::Fp16) {
+        let is_bf16 = dtype == DType::Bf16;
+        let wide = |x: [u8; 2]| if is_bf16 { half::bf16::from_ne_bytes(x).to_f32() } else { half::f16::from_ne_bytes(x).to_f32() };
+        let all: Vec<Vec<u8>> =
+            buffers.iter().map(|buffer| buffer.as_chunks::<2>().0.iter().flat_map(|x| wide(*x).to_ne_bytes()).collect()).collect();
+        let folded = reference(op, DType::F32, row, &all);
+        let narrow = |x: f32| if is_bf16 { half::bf16::from_f32(x).to_ne_bytes() } else { half::f16::from_f32(x).to_ne_bytes() };
+        return folded.as_chunks::<4>().0.iter().flat_map(|x| narrow(f32::from_ne_bytes(*x))).collect();
+    }
     let mut all = buffers[0].clone();
     buffers[1..].iter().for_each(|other| merge::merge(op, dtype, row, &mut all, other));
     all

@@ -1,10 +1,11 @@
 //! Moves: reshapes, permutations and slices of one operand.
 
+use partita_ir::dtype::DType;
 use partita_ir::rule::Rule;
 use partita_ir::work::{KernelWork, LaneStep};
 
 use super::nest::{Class, Cursor, Nest};
-use super::vector::Lane;
+use super::stored::Stored;
 use super::{Launch, range_of};
 
 /// Bytes that one thread moves quicker than it wakes another; few in tests.
@@ -34,11 +35,11 @@ struct Line {
 }
 
 impl Copy {
-    /// A move, if the rule is one of elements of type `T` and both sides have a contiguous loop.
-    pub fn new<T: Lane>(rule: &Rule, nest: &Nest) -> Option<Self> {
+    /// A move, if the rule is one of elements of the result's type and both sides have a contiguous loop.
+    pub fn new(rule: &Rule, nest: &Nest, result: DType) -> Option<Self> {
         let kept = nest.loops.iter().all(|l| l.class == Class::Kept && l.runs.len() == 1);
         let [view] = nest.operands.as_slice() else { return None };
-        if !rule.is_move() || !kept || view.dtype != T::DTYPE || !view.guards.is_empty() {
+        if !rule.is_move() || !kept || view.dtype != result || !view.guards.is_empty() {
             return None;
         }
         let line = |index: usize| {
@@ -73,7 +74,7 @@ impl Copy {
     ///
     /// # Safety
     /// That of [`super::Kernel::run`].
-    pub unsafe fn run<T: Lane>(&self, launch: &Launch<'_>) {
+    pub unsafe fn run<T: Stored>(&self, launch: &Launch<'_>) {
         let tiled = self.row.operand != 1;
         // a unit is some lines of `around`, all of `row`; a single row is cut itself
         let long = self.around.count == 1 && !tiled;
@@ -118,7 +119,7 @@ impl Copy {
     ///
     /// # Safety
     /// The rows are within the tensors.
-    unsafe fn lines<T: Lane>(&self, from: *const T, to: *mut T, n: usize, accumulate: bool) {
+    unsafe fn lines<T: Stored>(&self, from: *const T, to: *mut T, n: usize, accumulate: bool) {
         for index in 0..n as isize {
             // SAFETY: the contract.
             unsafe { line(from.offset(self.around.operand * index), to.offset(self.around.result * index), self.row.count, accumulate) };
@@ -129,11 +130,12 @@ impl Copy {
     ///
     /// # Safety
     /// The elements are within the tensors.
-    unsafe fn tiles<T: Lane>(&self, from: *const T, to: *mut T, n: usize, accumulate: bool) {
+    unsafe fn tiles<T: Stored>(&self, from: *const T, to: *mut T, n: usize, accumulate: bool) {
         let (row, around) = (self.row, self.around);
         for start in (0..row.count).step_by(TILE) {
             let length = TILE.min(row.count - start);
-            let mut tile = [[T::ZERO; TILE]; TILE];
+            let zero = T::from_f64(0.0);
+            let mut tile = [[zero; TILE]; TILE];
             // SAFETY: the contract. A tile is read along the operand's lines and written along the result's.
             unsafe {
                 // all lines are asked for before the first is waited for
@@ -153,8 +155,8 @@ impl Copy {
                 for lane in 0..n {
                     let to = to.offset(around.result * lane as isize).add(start);
                     for (index, line) in tile[..length].iter().enumerate() {
-                        let before = if accumulate { *to.add(index) } else { T::ZERO };
-                        to.add(index).write(before + line[lane]);
+                        let before = if accumulate { *to.add(index) } else { zero };
+                        to.add(index).write(before.plus(line[lane]));
                     }
                 }
             }
@@ -166,11 +168,11 @@ impl Copy {
 ///
 /// # Safety
 /// Valid for `n` reads and writes.
-unsafe fn line<T: Lane>(from: *const T, to: *mut T, n: usize, accumulate: bool) {
+unsafe fn line<T: Stored>(from: *const T, to: *mut T, n: usize, accumulate: bool) {
     // SAFETY: the contract; `copy` allows the two to be the same.
     unsafe {
         if accumulate {
-            (0..n).for_each(|index| *to.add(index) = *to.add(index) + *from.add(index));
+            (0..n).for_each(|index| *to.add(index) = (*to.add(index)).plus(*from.add(index)));
         } else if !std::ptr::eq(from, to) {
             std::ptr::copy(from, to, n);
         }

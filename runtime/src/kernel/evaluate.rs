@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use half::{bf16, f16};
 use partita_ir::dtype::DType;
 use partita_ir::random::uniform;
 use partita_ir::scalar::Expr;
@@ -9,6 +10,7 @@ use partita_ir::work::LaneStep;
 
 use super::Launch;
 use super::nest::{Cursor, Nest};
+use super::stored::Stored;
 use super::tape::{Arg, ScalarStep, Tape, Tile};
 use super::vector::block::Frame;
 use super::vector::{Lane, Routines};
@@ -158,7 +160,7 @@ impl Program {
     ///
     /// # Safety
     /// `from` is valid for the block's lanes, `to` for its elements of the result.
-    pub unsafe fn store<T: Lane, R: Lane>(&self, from: *const T, block: Block, to: *mut R, accumulate: bool) {
+    pub unsafe fn store<T: Lane, R: Stored>(&self, from: *const T, block: Block, to: *mut R, accumulate: bool) {
         let (tall, step) = (self.nest.loops[self.tile.tall].step(0) as isize, self.nest.loops[self.tile.lane].step(0) as isize);
         for row in 0..block.shape.0 {
             // SAFETY: the contract.
@@ -167,6 +169,11 @@ impl Program {
                 let to = to.offset(tall * row as isize);
                 if T::DTYPE == R::DTYPE && step == 1 && !accumulate {
                     std::ptr::copy(from.cast::<R>(), to, block.shape.1);
+                    continue;
+                }
+                if T::DTYPE == DType::F32 && step == 1 && !accumulate {
+                    let lanes = std::slice::from_raw_parts(from.cast::<f32>(), block.shape.1);
+                    R::narrow(std::slice::from_raw_parts_mut(to, block.shape.1), lanes);
                     continue;
                 }
                 for column in 0..block.shape.1 {
@@ -395,6 +402,8 @@ unsafe fn element(nest: &Nest, cursor: &Cursor<'_>, launch: &Launch<'_>, operand
         match view.dtype {
             DType::F32 => f64::from(*base.cast::<f32>().offset(at)),
             DType::F64 => *base.cast::<f64>().offset(at),
+            DType::Bf16 => (*base.cast::<bf16>().offset(at)).to_f64(),
+            DType::Fp16 => (*base.cast::<f16>().offset(at)).to_f64(),
             _ => f64::from(*base.cast::<i32>().offset(at)),
         }
     }

@@ -5,6 +5,7 @@
 //! library, which takes any two strides per matrix; the nest has merged what could be merged, and the rest is walked
 //! around it.
 
+use partita_ir::dtype::DType;
 use partita_ir::rule::{Reduce, Rule};
 use partita_ir::scalar::{Binary, Expr, Node, NodeId, Real, Unary};
 use partita_ir::work::Matmul;
@@ -14,7 +15,7 @@ use super::vector::Lane;
 use super::{Launch, range_of};
 
 /// Multiply-adds that one thread does quicker than it wakes another; few in tests.
-const SERIAL: usize = if cfg!(test) { 1 << 10 } else { 1 << 18 };
+pub(super) const SERIAL: usize = if cfg!(test) { 1 << 10 } else { 1 << 18 };
 /// Multiply-adds that are worth a unit of work of their own.
 const UNIT: usize = 1 << 22;
 /// Rows and columns are cut at multiples of this, so that the library's inner tiles stay full.
@@ -24,29 +25,30 @@ const GRAIN: usize = 48;
 /// cache, which many ranks share.
 const PANEL: usize = 1 << 20;
 /// The library cuts the folded loop into pieces of at most this.
-const DEEPEST: usize = 512;
+pub(super) const DEEPEST: usize = 512;
 
 /// A prepared matrix product.
 pub struct Gemm {
-    nest: Nest,
+    pub(super) nest: Nest,
     /// Operands whose product it is.
-    left: usize,
-    right: usize,
-    scale: f64,
+    pub(super) left: usize,
+    pub(super) right: usize,
+    pub(super) scale: f64,
     /// The loops that the library walks; a missing one counts 1.
-    m: Option<usize>,
-    n: Option<usize>,
-    k: Option<usize>,
+    pub(super) m: Option<usize>,
+    pub(super) n: Option<usize>,
+    pub(super) k: Option<usize>,
     /// Kept loops around, and reduced ones.
-    outer: Vec<usize>,
-    inner: Vec<usize>,
+    pub(super) outer: Vec<usize>,
+    pub(super) inner: Vec<usize>,
 }
 
 impl Gemm {
     /// The matrix product that a rule is, if the library is estimated to be faster at it than loops.
     pub fn new<T: Lane>(rule: &Rule, nest: &Nest) -> Option<Self> {
         let (left, right, scale) = product(&rule.expr)?;
-        let floats = [left, right].iter().all(|n| nest.operands[*n].dtype == T::DTYPE && nest.operands[*n].guards.is_empty());
+        let widens = |dtype: DType| dtype != DType::I32 && dtype.arithmetic() == T::DTYPE;
+        let floats = [left, right].iter().all(|n| widens(nest.operands[*n].dtype) && nest.operands[*n].guards.is_empty());
         if rule.reduce != Some(Reduce::Sum) || !floats || nest.loops.iter().any(|l| l.runs.len() > 1) {
             return None;
         }
@@ -69,8 +71,13 @@ impl Gemm {
         (calls * 150.0 + work / 30.0 < work / 4.0).then_some(gemm)
     }
 
+    /// Whether both sides are stored as they are multiplied.
+    pub fn is_all<T: Lane>(&self) -> bool {
+        [self.left, self.right].iter().all(|n| self.nest.operands[*n].dtype == T::DTYPE)
+    }
+
     /// Multiply-adds.
-    fn work(&self) -> usize {
+    pub(super) fn work(&self) -> usize {
         (0..self.nest.loops.len()).map(|index| self.nest.loops[index].count).product()
     }
 
@@ -96,7 +103,7 @@ impl Gemm {
     }
 
     /// Iterations of one of the library's loops, and what it adds to the addresses of (result, left, right).
-    fn line(&self, index: Option<usize>) -> (usize, [isize; 3]) {
+    pub(super) fn line(&self, index: Option<usize>) -> (usize, [isize; 3]) {
         index.map_or((1, [0; 3]), |index| {
             let l = &self.nest.loops[index];
             (l.count, [0, 1 + self.left, 1 + self.right].map(|counter| l.step(counter) as isize))

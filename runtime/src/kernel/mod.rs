@@ -11,7 +11,8 @@
 //! - `walk`: everything else, a map or a fold over the lanes of a `tape`; `lanes` picks the loops that they run over.
 //!
 //! `nest` is the common ground: the rule's loops with affine addresses, merged as far as they go. `vector` has the
-//! loops over lanes, compiled for each instruction set.
+//! loops over lanes, compiled for each instruction set. Lanes are f32 or f64; `stored` has the types of 16 bits, which are
+//! read as f32 and rounded where they are written; `product16` multiplies matrices of them, block by block as f32.
 //!
 //! **Invariant:** what a launch writes does not depend on timing; sums are taken in an order that only the rule, the
 //! shard and, for matrix products, the number of threads decide.
@@ -23,6 +24,8 @@ mod evaluate;
 mod gemm;
 mod lanes;
 mod nest;
+mod product16;
+mod stored;
 mod tape;
 #[cfg(test)]
 mod tests;
@@ -31,12 +34,14 @@ mod vector;
 mod walk;
 mod work;
 
+use half::{bf16, f16};
 use partita_ir::dtype::DType;
 use partita_ir::random::{DrawContext, stream};
-use partita_ir::rule::{Access, Reduce, Rule};
+use partita_ir::rule::{Access, DimAccess, Reduce, Rule};
 
 use crate::pool::Pool;
 use nest::Nest;
+use stored::Stored;
 use vector::Lane;
 
 /// The local part of one factor: which of its indices this rank walks.
@@ -72,19 +77,19 @@ impl Extent {
 pub struct LaunchSpec<'a> {
     /// The rule.
     pub rule: &'a Rule,
-    /// The local part of each factor of the rule. A factor of a dimension that is not exact must be whole.
+    /// The local part of each factor of the rule.
     pub extents: Vec<Extent>,
-    /// How each operand is stored: `compute`'s type, the other of f32 and f64, or i32.
+    /// How each operand is stored: f32, f64, bf16, fp16 or i32.
     pub operand_dtypes: &'a [DType],
     /// The *global* shape of each operand; [`LaunchSpec::local_shape`] gives the local one.
     pub operand_shapes: Vec<Vec<u64>>,
-    /// What is computed in and written: f32 or f64.
-    pub compute: DType,
+    /// How the result is stored: f32, f64, bf16 or fp16. It is computed in [`DType::arithmetic`] of this.
+    pub result: DType,
 }
 
 impl LaunchSpec<'_> {
     /// The shape that operand `n` has on this rank, dense and row-major: a dimension that is accessed exactly is as
-    /// long as its factors are here (their product), any other is whole.
+    /// long as its factors are here (their product), of any other there is what they reach ([`DimAccess::reached`]).
     pub fn local_shape(&self, n: usize) -> Vec<u64> {
         nest::local_shape(&self.rule.operands[n], &self.operand_shapes[n], self)
     }
@@ -92,6 +97,11 @@ impl LaunchSpec<'_> {
     /// The shape that the result has on this rank.
     pub fn local_result_shape(&self) -> Vec<u64> {
         nest::local_shape(&self.rule.result, &self.result_shape(), self)
+    }
+
+    /// From where to where a dimension of `size` elements that is not accessed exactly is here.
+    fn reached(&self, dim: &DimAccess, size: u64) -> (u64, u64) {
+        dim.reached(size, &|factor| (self.extents[factor].size, &self.extents[factor].intervals[..]))
     }
 
     /// The global shape of the result.
@@ -137,6 +147,8 @@ enum Plan {
     },
     Copy(copy::Copy),
     Gemm(gemm::Gemm),
+    /// One of which a side is stored in 16 bits.
+    Product16(product16::Product16),
     Walk(walk::Walk),
     /// A walk in f64 whose results are f32: an expression of indices alone, whose angles and powers need the digits.
     WideWalk(walk::Walk),
@@ -148,7 +160,7 @@ pub struct Kernel {
     plan: Plan,
     draws: Vec<u64>,
     n_operands: usize,
-    compute: DType,
+    result: DType,
     f32: vector::Routines<f32>,
     f64: vector::Routines<f64>,
 }
@@ -157,17 +169,22 @@ impl Kernel {
     /// Chooses an implementation; see the module's text.
     ///
     /// # Panics
-    /// When `compute` or an operand's type is not one that the CPU stores, or the spec's lists do not match the rule:
+    /// When the result's or an operand's type is not one that the CPU stores, or the spec's lists do not match the rule:
     /// such a launch should not have passed the verifier.
     pub fn prepare(spec: &LaunchSpec<'_>) -> Self {
         let rule = spec.rule;
-        assert!(matches!(spec.compute, DType::F32 | DType::F64), "the CPU computes in f32 or f64, not {}", spec.compute);
-        let stored = |dtype: &DType| matches!(dtype, DType::F32 | DType::F64 | DType::I32);
-        assert!(spec.operand_dtypes.iter().all(stored), "the CPU stores f32, f64 and i32, not {:?}", spec.operand_dtypes);
+        let float = |dtype: &DType| matches!(dtype, DType::F32 | DType::F64 | DType::Bf16 | DType::Fp16);
+        let stored = |dtype: &DType| float(dtype) || *dtype == DType::I32;
+        assert!(
+            float(&spec.result) && spec.operand_dtypes.iter().all(stored),
+            "the CPU stores no {:?}, {}",
+            spec.operand_dtypes,
+            spec.result
+        );
         assert_eq!(spec.extents.len(), rule.factors.len(), "one extent a factor");
         assert_eq!(spec.operand_dtypes.len(), rule.operands.len(), "one type an operand");
         assert_eq!(spec.operand_shapes.len(), rule.operands.len(), "one shape an operand");
-        let (plan, draws) = match spec.compute {
+        let (plan, draws) = match spec.result.arithmetic() {
             DType::F32 => choose_plan::<f32>(spec),
             _ => choose_plan::<f64>(spec),
         };
@@ -175,7 +192,7 @@ impl Kernel {
             plan,
             draws,
             n_operands: rule.operands.len(),
-            compute: spec.compute,
+            result: spec.result,
             f32: vector::Routines::best(),
             f64: vector::Routines::best(),
         }
@@ -188,7 +205,7 @@ impl Kernel {
             Plan::Nothing => "none",
             Plan::Identity { .. } => "identity",
             Plan::Copy(_) => "copy",
-            Plan::Gemm(_) => "gemm",
+            Plan::Gemm(_) | Plan::Product16(_) => "gemm",
             Plan::Walk(walk) | Plan::WideWalk(walk) => walk.kind(),
             Plan::Tuple(_) => "tuple",
         }
@@ -198,6 +215,7 @@ impl Kernel {
     pub fn flops(&self) -> u64 {
         match &self.plan {
             Plan::Gemm(gemm) => gemm.flops(),
+            Plan::Product16(product) => product.gemm().flops(),
             _ => 0,
         }
     }
@@ -207,6 +225,7 @@ impl Kernel {
         match &self.plan {
             Plan::Walk(walk) | Plan::WideWalk(walk) => walk.scratch_bytes(),
             Plan::Tuple(fold) => fold.scratch_bytes(),
+            Plan::Product16(product) => product.scratch_bytes(),
             _ => 0,
         }
     }
@@ -228,26 +247,29 @@ impl Kernel {
         let launch = Launch { operands, result, scratch, accumulate, streams, pool };
         // SAFETY: the caller's contract is that of each implementation.
         unsafe {
-            match self.compute {
-                DType::F32 => self.execute::<f32>(&launch, &self.f32),
-                _ => self.execute::<f64>(&launch, &self.f64),
+            match self.result {
+                DType::F64 => self.execute::<f64, f64>(&launch, &self.f64),
+                DType::Bf16 => self.execute::<f32, bf16>(&launch, &self.f32),
+                DType::Fp16 => self.execute::<f32, f16>(&launch, &self.f32),
+                _ => self.execute::<f32, f32>(&launch, &self.f32),
             }
         }
     }
 
     /// # Safety
     /// That of [`Kernel::run`].
-    unsafe fn execute<T: Lane>(&self, launch: &Launch<'_>, routines: &vector::Routines<T>) {
+    unsafe fn execute<T: Lane, R: Stored>(&self, launch: &Launch<'_>, routines: &vector::Routines<T>) {
         // SAFETY: the caller's contract.
         unsafe {
             match &self.plan {
                 Plan::Nothing => {}
-                Plan::Identity { reduce, row, elements } => identity::<T>(*reduce, *row, *elements, launch),
-                Plan::Copy(copy) => copy.run::<T>(launch),
+                Plan::Identity { reduce, row, elements } => identity::<R>(*reduce, *row, *elements, launch),
+                Plan::Copy(copy) => copy.run::<R>(launch),
                 Plan::Gemm(gemm) => gemm.run::<T>(launch),
-                Plan::Walk(walk) => walk.run::<T, T>(launch, routines),
-                Plan::WideWalk(walk) => walk.run::<f64, T>(launch, &self.f64),
-                Plan::Tuple(fold) => fold.run::<T>(launch, routines),
+                Plan::Product16(product) => product.run::<R>(launch),
+                Plan::Walk(walk) => walk.run::<T, R>(launch, routines),
+                Plan::WideWalk(walk) => walk.run::<f64, R>(launch, &self.f64),
+                Plan::Tuple(fold) => fold.run::<T, R>(launch, routines),
             }
         }
     }
@@ -255,7 +277,7 @@ impl Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("kind", &self.kind()).field("compute", &self.compute).finish_non_exhaustive()
+        f.debug_struct("Kernel").field("kind", &self.kind()).field("result", &self.result).finish_non_exhaustive()
     }
 }
 
@@ -276,14 +298,14 @@ fn choose_plan<T: Lane>(spec: &LaunchSpec<'_>) -> (Plan, Vec<u64>) {
     if rule.reduce.is_some_and(Reduce::is_tuple) {
         return (Plan::Tuple(tuple::TupleFold::new::<T>(rule, nest)), draws);
     }
-    let plan = if let Some(copy) = copy::Copy::new::<T>(rule, &nest) {
+    let plan = if let Some(copy) = copy::Copy::new(rule, &nest, spec.result) {
         Plan::Copy(copy)
     } else if let Some(gemm) = gemm::Gemm::new::<T>(rule, &nest) {
-        Plan::Gemm(gemm)
+        if gemm.is_all::<T>() && spec.result == T::DTYPE { Plan::Gemm(gemm) } else { Plan::Product16(product16::Product16::new(gemm)) }
     } else if rule.reduce.is_none() && (0..rule.operands.len()).all(|operand| !rule.expr.reads(operand)) {
-        Plan::WideWalk(walk::Walk::new::<f64>(rule, nest))
+        Plan::WideWalk(walk::Walk::new::<f64>(rule, nest, spec.result))
     } else {
-        Plan::Walk(walk::Walk::new::<T>(rule, nest))
+        Plan::Walk(walk::Walk::new::<T>(rule, nest, spec.result))
     };
     (plan, draws)
 }
@@ -292,18 +314,18 @@ fn choose_plan<T: Lane>(spec: &LaunchSpec<'_>) -> (Plan, Vec<u64>) {
 ///
 /// # Safety
 /// The result is valid for writes of `elements` numbers.
-unsafe fn identity<T: Lane>(reduce: Reduce, row: usize, elements: usize, launch: &Launch<'_>) {
+unsafe fn identity<R: Stored>(reduce: Reduce, row: usize, elements: usize, launch: &Launch<'_>) {
     if launch.accumulate {
         // adding nothing changes nothing
         return;
     }
     // SAFETY: the contract.
-    let result = unsafe { std::slice::from_raw_parts_mut(launch.result.cast::<T>(), elements) };
+    let result = unsafe { std::slice::from_raw_parts_mut(launch.result.cast::<R>(), elements) };
     let mut values = vec![0.0; if reduce.is_tuple() { row } else { 1 }];
     reduce.identity(&mut values);
     for chunk in result.chunks_mut(values.len()) {
         for (element, value) in chunk.iter_mut().zip(&values) {
-            *element = T::from_f64(*value);
+            *element = R::from_f64(*value);
         }
     }
 }

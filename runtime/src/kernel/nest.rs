@@ -284,11 +284,16 @@ fn mergeable(loops: &[(usize, Loop)]) -> Option<(usize, usize)> {
     None
 }
 
-/// The local sizes of a tensor's dimensions: of an exact one, the local counts of its factors; of any other, all of it.
+/// The local sizes of a tensor's dimensions: of an exact one, the local counts of its factors; of any other, what they
+/// reach.
 pub fn local_shape(access: &[DimAccess], shape: &[u64], spec: &LaunchSpec<'_>) -> Vec<u64> {
     let size = |factor: usize| spec.extents[factor].size;
     let local = |dim: &DimAccess| dim.terms.iter().map(|term| spec.extents[term.factor].count()).product();
-    access.iter().zip(shape).map(|(dim, whole)| if dim.is_exact(*whole, &size) { local(dim) } else { *whole }).collect()
+    let reached = |dim: &DimAccess, size: u64| {
+        let (first, end) = spec.reached(dim, size);
+        end - first
+    };
+    access.iter().zip(shape).map(|(dim, whole)| if dim.is_exact(*whole, &size) { local(dim) } else { reached(dim, *whole) }).collect()
 }
 
 /// The address of an access; `guard` takes the index of every dimension that is not within its size for sure.
@@ -314,7 +319,7 @@ fn address(spec: &LaunchSpec<'_>, access: &[DimAccess], shape: &[u64], guard: &m
                 least += (term.stride * first as i64).min(term.stride * last as i64);
                 most += (term.stride * first as i64).max(term.stride * last as i64);
             }
-            form.base += stride * index.base;
+            form.base += stride * (index.base - spec.reached(dim, shape[position]).0 as i64);
             for factor in 0..n_factors {
                 form.by_index[factor] += stride * index.by_index[factor];
             }

@@ -1,5 +1,6 @@
 //! Every implementation against plain loops in f64, on random rules and on the rules that models are made of.
 
+use half::{bf16, f16};
 use partita_ir::dtype::DType;
 use partita_ir::formula::{Formula, index, lit, random, x};
 use partita_ir::id::AxisId;
@@ -50,13 +51,13 @@ struct Case {
 const CTX: DrawContext = DrawContext { seed: 3, step: 5, iteration: 2 };
 
 impl Case {
-    fn spec(&self, compute: DType) -> LaunchSpec<'_> {
+    fn spec(&self, result: DType) -> LaunchSpec<'_> {
         LaunchSpec {
             rule: &self.rule,
             extents: self.extents.clone(),
             operand_dtypes: &self.dtypes,
             operand_shapes: self.shapes.clone(),
-            compute,
+            result,
         }
     }
 
@@ -86,7 +87,8 @@ impl Case {
         let size = |factor: usize| self.extents[factor].size;
         let mut address = 0;
         for (dim, whole) in access.iter().zip(shape) {
-            let (mut at, mut length) = (dim.index(globals), *whole);
+            let (first, end) = dim.reached(*whole, &|factor| (self.extents[factor].size, &self.extents[factor].intervals[..]));
+            let (mut at, mut length) = (dim.index(globals) - first as i64, end - first);
             if dim.is_exact(*whole, &size) {
                 (at, length) = (0, 1);
                 for term in &dim.terms {
@@ -161,21 +163,23 @@ impl Case {
 
     /// What the kernel computes in a type with the fastest routines, on top of `before` if given.
     fn run(&self, compute: DType, pool: &Pool, before: Option<&[f64]>) -> (Vec<f64>, &'static str) {
-        self.run_with(compute, pool, before, usize::MAX)
+        self.run_with((compute, compute), pool, before, usize::MAX)
     }
 
-    /// The same with routines `set` of those that this machine has, or the last.
-    fn run_with(&self, compute: DType, pool: &Pool, before: Option<&[f64]>, set: usize) -> (Vec<f64>, &'static str) {
+    /// The same of operands and a result of these types, with routines `set` of those that this machine has, or the last.
+    fn run_with(&self, (stored, compute): (DType, DType), pool: &Pool, before: Option<&[f64]>, set: usize) -> (Vec<f64>, &'static str) {
         let bytes = |values: &[f64], dtype: DType| -> Vec<u64> {
             // whole u64s, so that every type is aligned
             let bytes: Vec<u8> = match dtype {
                 DType::F64 => values.iter().flat_map(|value| value.to_ne_bytes()).collect(),
                 DType::F32 => values.iter().flat_map(|value| (*value as f32).to_ne_bytes()).collect(),
+                DType::Bf16 => values.iter().flat_map(|value| bf16::from_f64(*value).to_ne_bytes()).collect(),
+                DType::Fp16 => values.iter().flat_map(|value| f16::from_f64(*value).to_ne_bytes()).collect(),
                 _ => values.iter().flat_map(|value| (*value as i32).to_ne_bytes()).collect(),
             };
             bytes.chunks(8).map(|chunk| u64::from_ne_bytes(std::array::from_fn(|n| *chunk.get(n).unwrap_or(&0)))).collect()
         };
-        let dtypes: Vec<DType> = self.dtypes.iter().map(|dtype| if *dtype == DType::F32 { compute } else { *dtype }).collect();
+        let dtypes: Vec<DType> = self.dtypes.iter().map(|dtype| if *dtype == DType::F32 { stored } else { *dtype }).collect();
         let spec = LaunchSpec { operand_dtypes: &dtypes, ..self.spec(compute) };
         let mut kernel = Kernel::prepare(&spec);
         let (mut narrow, mut wide) = (Routines::supported(), Routines::supported());
@@ -192,8 +196,11 @@ impl Case {
         let aligned = start.wrapping_add(start.align_offset(64));
         // SAFETY: the buffers have the shapes that the spec gives, and the scratch has one line more than it needs.
         unsafe { kernel.run(&pointers, result.as_mut_ptr().cast(), aligned, before.is_some(), CTX, pool) };
+        let pair = |n: usize| -> [u8; 2] { std::array::from_fn(|byte| result[n / 4].to_ne_bytes()[n % 4 * 2 + byte]) };
         let element = |n: usize| match compute {
             DType::F64 => f64::from_bits(result[n]),
+            DType::Bf16 => bf16::from_ne_bytes(pair(n)).to_f64(),
+            DType::Fp16 => f16::from_ne_bytes(pair(n)).to_f64(),
             _ => f64::from(f32::from_ne_bytes(std::array::from_fn(|byte| result[n / 2].to_ne_bytes()[n % 2 * 4 + byte]))),
         };
         ((0..elements).map(element).collect(), kernel.kind())
@@ -208,7 +215,7 @@ impl Case {
                 let (got, name) = self.run(compute, pool, None);
                 kind = name;
                 self.compare(&got, &want, tolerance, kind);
-                let (got, _) = self.run_with(compute, pool, None, set);
+                let (got, _) = self.run_with((compute, compute), pool, None, set);
                 self.compare(&got, &want, tolerance, kind);
                 if matches!(self.rule.reduce, None | Some(Reduce::Sum)) {
                     let before: Vec<f64> = (0..want.len()).map(|n| (n % 7) as f64).collect();
@@ -218,7 +225,40 @@ impl Case {
                 }
             }
         }
+        // the data is exact in every type, so what 16 bits add is one rounding of each element
+        for stored in [DType::F32, DType::Bf16, DType::Fp16] {
+            for result in [DType::F32, DType::Bf16, DType::Fp16] {
+                if (stored, result) != (DType::F32, DType::F32) {
+                    self.check_rounded((stored, result), &pools[pools.len() - 1], &want);
+                }
+            }
+        }
         kind
+    }
+
+    /// Checks operands and a result of these types against plain loops.
+    fn check_rounded(&self, types: (DType, DType), pool: &Pool, want: &[f64]) {
+        let near = |got: &[f64], want: &[f64], kind: &str| {
+            let rounded: Vec<f64> = want.iter().map(|want| types.1.round(*want)).collect();
+            let magnitude = rounded.iter().filter(|value| value.is_finite()).fold(1.0f64, |most, value| most.max(value.abs()));
+            let unit = match types.1 {
+                DType::Bf16 => 1.0 / 256.0,
+                DType::Fp16 => 1.0 / 2048.0,
+                _ => 0.0,
+            };
+            for (n, ((got, rounded), want)) in got.iter().zip(&rounded).zip(want).enumerate() {
+                let bound = unit * want.abs() + 1e-4 * magnitude;
+                let same = got == rounded || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound;
+                assert!(same, "{kind} {types:?}: element {n} is {got}, not {rounded}\n{:#?}\nextents {:?}", self.rule, self.extents);
+            }
+        };
+        let (got, kind) = self.run_with(types, pool, None, usize::MAX);
+        near(&got, want, kind);
+        if matches!(self.rule.reduce, None | Some(Reduce::Sum)) {
+            let before: Vec<f64> = (0..want.len()).map(|n| (n % 7) as f64).collect();
+            let sum: Vec<f64> = before.iter().zip(want).map(|(a, b)| a + b).collect();
+            near(&self.run_with(types, pool, Some(&before), usize::MAX).0, &sum, kind);
+        }
     }
 
     fn compare(&self, got: &[f64], want: &[f64], tolerance: f64, kind: &str) {
@@ -311,7 +351,7 @@ fn random_case(seed: u64) -> Case {
         let long = dice.below(n_factors as u64) as usize;
         sizes[long] = 5 + dice.below(90);
     }
-    let mut extents: Vec<Extent> = sizes.iter().map(|size| extent(dice, *size)).collect();
+    let extents: Vec<Extent> = sizes.iter().map(|size| extent(dice, *size)).collect();
     let kept = if dice.chance(40) { (0..n_factors).collect() } else { subset(dice, n_factors, 60) };
     let result = dims(dice, &kept, &sizes);
     let n_operands = dice.below(4) as usize;
@@ -325,7 +365,6 @@ fn random_case(seed: u64) -> Case {
             let terms: Vec<Term> = (0..1 + dice.below(2))
                 .map(|_| Term { factor: dice.below(n_factors as u64) as usize, stride: [1, 1, 2, -1][dice.below(4) as usize] })
                 .collect();
-            terms.iter().for_each(|term| extents[term.factor] = Extent::whole(sizes[term.factor]));
             let at = dice.below(access.len() as u64 + 1) as usize;
             access.insert(at, DimAccess { terms, offset: dice.below(9) as i64 - 4 });
             shape.insert(at, 1 + dice.below(8));

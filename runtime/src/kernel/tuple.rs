@@ -5,6 +5,7 @@ use partita_ir::work::{KernelWork, LaneStep};
 
 use super::evaluate::{Evaluator, Program};
 use super::nest::{Class, Nest};
+use super::stored::Stored;
 use super::vector::{Lane, Routines};
 use super::work::touched;
 use super::{Launch, range_of};
@@ -63,7 +64,7 @@ impl TupleFold {
     ///
     /// # Safety
     /// That of [`super::Kernel::run`].
-    pub unsafe fn run<T: Lane>(&self, launch: &Launch<'_>, routines: &Routines<T>) {
+    pub unsafe fn run<T: Lane, R: Stored>(&self, launch: &Launch<'_>, routines: &Routines<T>) {
         let units = self.program.nest.count(&self.outer);
         let n_parts = units.min(PARTS);
         launch.pool.run(n_parts, &|part| {
@@ -92,8 +93,8 @@ impl TupleFold {
                                 });
                             }
                         }
-                        let to = launch.result.cast::<T>().offset(base);
-                        folded.iter().enumerate().for_each(|(n, value)| to.add(n).write(T::from_f64(*value)));
+                        let to = launch.result.cast::<R>().offset(base);
+                        folded.iter().enumerate().for_each(|(n, value)| to.add(n).write(R::from_f64(*value)));
                     }
                 }
             });

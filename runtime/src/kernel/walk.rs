@@ -4,6 +4,7 @@
 //! a partial result per lane while the reduced loops go by (*columns*). Where it is reduced, each row is folded to a
 //! number (*rows*). Which loop, is estimated from the operands' strides.
 
+use partita_ir::dtype::DType;
 use partita_ir::rule::{Reduce, Rule};
 use partita_ir::work::{KernelWork, LaneStep};
 
@@ -11,6 +12,7 @@ use super::choose::Choice;
 use super::evaluate::{Evaluator, Memory, Program};
 use super::lanes::{best_lane, best_tall};
 use super::nest::{Class, Nest};
+use super::stored::Stored;
 use super::vector::{Lane, Routines};
 use super::work::{folding, touched};
 use super::{Launch, range_of};
@@ -47,6 +49,8 @@ pub struct Walk {
     points: usize,
     /// Elements of the result.
     elements: usize,
+    /// Whether a scatter adds up in f32 before it rounds into the result.
+    apart: bool,
 }
 
 /// A partial fold: the value, or for a logsumexp (largest, Σ e^(x − largest)).
@@ -81,8 +85,8 @@ fn partial_value(reduce: Reduce, (value, sum): Partial) -> f64 {
 }
 
 impl Walk {
-    /// Prepares a rule for lanes of type `T`.
-    pub fn new<T: Lane>(rule: &Rule, nest: Nest) -> Self {
+    /// Prepares a rule for lanes of type `T` and a result of type `result`.
+    pub fn new<T: Lane>(rule: &Rule, nest: Nest, result: DType) -> Self {
         let choice = Choice::of(rule, &nest);
         let chosen = choice.as_ref().map(|choice| choice.loop_index);
         let scatters = chosen.is_some_and(|index| nest.loops[index].class == Class::Kept);
@@ -103,7 +107,8 @@ impl Walk {
         let value = choice.as_ref().map_or(&rule.expr, |choice| &choice.value);
         let program = Program::new::<T>(nest, lane, tall, value, choice.as_ref().map(|choice| (choice.loop_index, &choice.index)));
         let reduce = rule.reduce.unwrap_or(Reduce::Sum);
-        let mut walk = Self { program, mode, reduce, outer, inner, splits: 1, points, elements };
+        let mut walk = Self { program, mode, reduce, outer, inner, splits: 1, points, elements, apart: false };
+        walk.apart = mode == Mode::Scatter && result.bytes(1) < T::DTYPE.bytes(1);
         let (units, terms) = (walk.units(), walk.terms());
         if matches!(mode, Mode::Rows | Mode::Columns) && units < FEW_UNITS {
             walk.splits = (points / SPLIT).min(FEW_UNITS.div_ceil(units)).clamp(1, terms);
@@ -161,6 +166,9 @@ impl Walk {
 
     /// Bytes for the partial results of a split fold.
     pub fn scratch_bytes(&self) -> u64 {
+        if self.apart {
+            return (self.elements * size_of::<f32>()) as u64;
+        }
         if self.splits == 1 { 0 } else { (self.units() * self.splits * self.partials() * size_of::<Partial>()) as u64 }
     }
 
@@ -168,7 +176,7 @@ impl Walk {
     ///
     /// # Safety
     /// That of [`super::Kernel::run`].
-    pub unsafe fn run<T: Lane, R: Lane>(&self, launch: &Launch<'_>, routines: &Routines<T>) {
+    pub unsafe fn run<T: Lane, R: Stored>(&self, launch: &Launch<'_>, routines: &Routines<T>) {
         let threads = if self.points < SERIAL { 1 } else { launch.pool.threads() };
         let several = |units: usize| if threads == 1 { 1 } else { units.min(4 * threads) };
         let part = |job: &(dyn Fn(&mut Evaluator<'_, T>, Memory<T>) + Sync)| {
@@ -186,20 +194,22 @@ impl Walk {
                     });
                 });
             }
-            Mode::Scatter => {
-                let rows = self.program.nest.loops[self.program.choice().expect("a scatter chooses")].count;
-                let n_parts = if threads == 1 { 1 } else { rows.min(threads) };
-                if !launch.accumulate {
-                    let n_clears = several(self.elements.div_ceil(SERIAL));
-                    launch.pool.run(n_clears, &|index| {
-                        let range = range_of(index, n_clears, self.elements);
-                        unsafe { launch.result.cast::<R>().add(range.start).write_bytes(0, range.len()) };
-                    });
+            Mode::Scatter if self.apart => {
+                // SAFETY: the scratch has room for the result as f32, and nothing else is there.
+                unsafe {
+                    let wide = launch.scratch.cast::<f32>();
+                    let elements = std::slice::from_raw_parts_mut(launch.result.cast::<R>(), self.elements);
+                    wide.write_bytes(0, self.elements);
+                    let sums = std::slice::from_raw_parts_mut(wide, self.elements);
+                    if launch.accumulate {
+                        R::widen(sums, elements);
+                    }
+                    let apart = Launch { result: wide.cast(), accumulate: true, streams: launch.streams.clone(), ..*launch };
+                    self.scatter_all::<T, f32>(&apart, routines, threads);
+                    R::narrow(elements, sums);
                 }
-                launch.pool.run(n_parts, &|index| {
-                    part(&|evaluator, _| unsafe { self.scatter::<T, R>(evaluator, launch, range_of(index, n_parts, rows)) });
-                });
             }
+            Mode::Scatter => unsafe { self.scatter_all::<T, R>(launch, routines, threads) },
             Mode::Rows | Mode::Columns => {
                 let units = self.units() * self.splits;
                 let n_parts = several(units);
@@ -232,9 +242,32 @@ impl Walk {
         }
     }
 
+    /// Scatters into a result of type `R`.
+    ///
+    /// # Safety
+    /// That of [`Walk::run`].
+    unsafe fn scatter_all<T: Lane, R: Stored>(&self, launch: &Launch<'_>, routines: &Routines<T>, threads: usize) {
+        let rows = self.program.nest.loops[self.program.choice().expect("a scatter chooses")].count;
+        let n_parts = if threads == 1 { 1 } else { rows.min(threads) };
+        // SAFETY (of both blocks): the contract; parts have disjoint ranges of elements and of rows.
+        if !launch.accumulate {
+            let n_clears = if threads == 1 { 1 } else { self.elements.div_ceil(SERIAL).min(4 * threads) };
+            launch.pool.run(n_clears, &|index| {
+                let range = range_of(index, n_clears, self.elements);
+                unsafe { launch.result.cast::<R>().add(range.start).write_bytes(0, range.len()) };
+            });
+        }
+        launch.pool.run(n_parts, &|index| {
+            self.program.with_memory(|memory| {
+                let mut evaluator = Evaluator::new(&self.program, launch, routines, memory);
+                unsafe { self.scatter::<T, R>(&mut evaluator, launch, range_of(index, n_parts, rows)) };
+            });
+        });
+    }
+
     /// # Safety
     /// That of [`Walk::run`], for units that no other part has.
-    unsafe fn map<T: Lane, R: Lane>(
+    unsafe fn map<T: Lane, R: Stored>(
         &self,
         evaluator: &mut Evaluator<'_, T>,
         memory: Memory<T>,
@@ -283,7 +316,7 @@ impl Walk {
 
     /// # Safety
     /// That of [`Walk::run`], for rows that no other part has.
-    unsafe fn scatter<T: Lane, R: Lane>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>, rows: std::ops::Range<usize>) {
+    unsafe fn scatter<T: Lane, R: Stored>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>, rows: std::ops::Range<usize>) {
         let loops: Vec<usize> = self.outer.iter().chain(&self.inner).copied().collect();
         let along = self.program.choice().expect("a scatter chooses");
         for _ in 0..self.program.nest.count(&loops) {
@@ -306,7 +339,7 @@ impl Walk {
     ///
     /// # Safety
     /// That of [`Walk::run`], for a unit that no other part has.
-    unsafe fn row<T: Lane, R: Lane>(
+    unsafe fn row<T: Lane, R: Stored>(
         &self,
         evaluator: &mut Evaluator<'_, T>,
         launch: &Launch<'_>,
@@ -361,7 +394,7 @@ impl Walk {
     /// # Safety
     /// That of [`Walk::run`], for a unit that no other part has.
     #[expect(clippy::too_many_arguments, reason = "what a unit is and where it goes")]
-    unsafe fn column<T: Lane, R: Lane>(
+    unsafe fn column<T: Lane, R: Stored>(
         &self,
         evaluator: &mut Evaluator<'_, T>,
         memory: Memory<T>,
@@ -424,7 +457,7 @@ impl Walk {
     ///
     /// # Safety
     /// That of [`Walk::run`], once all parts are done.
-    unsafe fn join<T: Lane, R: Lane>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>) {
+    unsafe fn join<T: Lane, R: Stored>(&self, evaluator: &mut Evaluator<'_, T>, launch: &Launch<'_>) {
         let (n_blocks, width) = (self.program.n_blocks(), self.partials());
         let rows = self.mode == Mode::Rows;
         for unit in 0..self.units() {
@@ -451,7 +484,7 @@ impl Walk {
 ///
 /// # Safety
 /// `to` is valid for a write and, if it accumulates, for a read.
-unsafe fn put<R: Lane>(to: *mut R, value: f64, accumulate: bool) {
+unsafe fn put<R: Stored>(to: *mut R, value: f64, accumulate: bool) {
     // SAFETY: the contract.
     unsafe { *to = R::from_f64(if accumulate { (*to).to_f64() + value } else { value }) };
 }

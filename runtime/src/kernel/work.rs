@@ -4,6 +4,7 @@ use partita_ir::rule::Reduce;
 use partita_ir::scalar::{Binary, Unary};
 use partita_ir::work::{KernelWork, LaneStep};
 
+use super::gemm::Gemm;
 use super::nest::Nest;
 use super::tape::{Tape, Tile, VectorOp};
 use super::{Kernel, Plan};
@@ -17,17 +18,20 @@ impl Kernel {
         match &self.plan {
             Plan::Nothing => KernelWork { serial: true, ..KernelWork::default() },
             Plan::Identity { elements, .. } => {
-                KernelWork { bytes: self.compute.bytes(*elements as u64), serial: true, ..KernelWork::default() }
+                KernelWork { bytes: self.result.bytes(*elements as u64), serial: true, ..KernelWork::default() }
             }
-            Plan::Copy(copy) => copy.work(self.compute.bytes(8) / 8),
-            Plan::Gemm(gemm) => {
-                let (matmul, serial) = gemm.work_shape();
-                KernelWork { matmul: Some(matmul), serial, ..KernelWork::default() }
-            }
-            Plan::Walk(walk) | Plan::WideWalk(walk) => walk.work(self.compute.bytes(8) / 8),
-            Plan::Tuple(fold) => fold.work(self.compute.bytes(8) / 8),
+            Plan::Copy(copy) => copy.work(self.result.bytes(8) / 8),
+            Plan::Gemm(gemm) => product(gemm),
+            Plan::Product16(blocks) => product(blocks.gemm()),
+            Plan::Walk(walk) | Plan::WideWalk(walk) => walk.work(self.result.bytes(8) / 8),
+            Plan::Tuple(fold) => fold.work(self.result.bytes(8) / 8),
         }
     }
+}
+
+fn product(gemm: &Gemm) -> KernelWork {
+    let (matmul, serial) = gemm.work_shape();
+    KernelWork { matmul: Some(matmul), serial, ..KernelWork::default() }
 }
 
 /// Bytes of the elements of the result and of the operands that a walk over all loops but `without` touches.

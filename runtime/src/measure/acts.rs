@@ -158,7 +158,7 @@ fn kernel(rule: &Rule, sizes: &[u64], dtypes: &[DType], sweep: usize) -> Vec<Act
         extents: sizes.iter().map(|size| Extent::whole(*size)).collect(),
         operand_dtypes: dtypes,
         operand_shapes: rule.operands.iter().map(shape).collect(),
-        compute: DType::F32,
+        result: DType::F32,
     }));
     let act = |operands: Vec<Place>, result: Place| Act::Kernel {
         kernel: Arc::clone(&kernel),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use partita_ir::dtype::DType;
+use partita_ir::precision::Precision;
 use partita_ir::program::verify::Violation;
 
 use crate::comm::CommError;
@@ -13,8 +13,8 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The precision is not run yet.
-    #[error("precision {0} is planned but not run by this version, which computes in f32 and f64")]
-    Precision(DType),
+    #[error("precision {0} multiplies matrices in {product}, which is planned and not run", product = .0.product)]
+    Precision(Precision),
     /// The program is not one that may run.
     #[error("the program is damaged: {}{}", .0[0], more(.0.len()))]
     Program(Vec<Violation>),
@@ -84,6 +84,9 @@ impl RunError {
             RunError::Data(DataError::TooShort { .. }) => "partita::data::too_short",
             RunError::Data(DataError::OutsideVocabulary { .. }) => "partita::data::outside_vocabulary",
             RunError::Data(DataError::NoSamples { .. }) => "partita::data::no_samples",
+            RunError::Data(DataError::Images { .. }) => "partita::data::images",
+            RunError::Data(DataError::OutsideClasses { .. }) => "partita::data::outside_classes",
+            RunError::Data(DataError::TokensAndImages) => "partita::data::tokens_and_images",
             RunError::Store(StoreError::Io { .. }) => "partita::store::io",
             RunError::Store(StoreError::Corrupt { .. }) => "partita::store::corrupt",
             RunError::Store(StoreError::Missing { .. }) => "partita::store::missing",
@@ -102,7 +105,9 @@ impl RunError {
     /// What would fix it, if that is known.
     pub fn help(&self) -> Option<&'static str> {
         Some(match self {
-            RunError::Precision(_) => "compile again with `--set precision=f32`",
+            RunError::Precision(_) => {
+                "f64, f32, bf16 and fp16 are run: plan again with `--set precision=bf16`, which holds the same and multiplies in bf16"
+            }
             RunError::Program(_) => "compile the model again; a program is not to be edited by hand",
             RunError::Memory { .. } => "compile for fewer ranks or with a smaller batch, `--pin recompute=full` or `--pin zero=3`",
             RunError::NothingToResume { .. } => "leave out `--resume` to begin anew",
@@ -120,6 +125,10 @@ impl RunError {
                 "tokenise with the model's vocabulary, or compile with a larger `--set vocab=…`"
             }
             RunError::Data(DataError::NoSamples { .. }) => "compile a model with other settings",
+            RunError::Data(DataError::Images { .. }) => {
+                "write a safetensors file with `images` (U8, samples first, then the axes of the model's `pixels`) and `labels`"
+            }
+            RunError::Data(DataError::OutsideClasses { .. }) => "compile with more classes, or leave such images out",
             _ => return None,
         })
     }

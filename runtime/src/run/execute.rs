@@ -12,6 +12,7 @@ use partita_ir::random::DrawContext;
 
 use super::RunError;
 use super::arena::Arena;
+use super::numbers;
 use super::prepare::{Act, Place, Prepared, View};
 use crate::comm::Communicator;
 use crate::data::DataSource;
@@ -144,10 +145,25 @@ pub(crate) fn perform(
         }
         Act::Copy { from, to, dtype, accumulate } => {
             let (source, target) = (bytes(*from), bytes(*to));
-            if *accumulate { add(source, target, *dtype) } else { target.copy_from_slice(source) }
+            if *accumulate { numbers::add(*dtype, source, target) } else { target.copy_from_slice(source) }
         }
-        Act::Load { place, source, samples, positions } => {
+        Act::Load { place, source, dtype, samples, part } if source.is_float() => {
+            let width = dtype.bytes(1) as usize;
+            let mut slots = bytes(*place).chunks_exact_mut(width);
+            for sample in samples.iter().flat_map(|(start, end)| *start..*end) {
+                data.visit(step * batch + sample, part, &mut |value| {
+                    let slot = slots.next().expect("the buffer has room for the part");
+                    match dtype {
+                        DType::F64 => slot.copy_from_slice(&value.to_ne_bytes()),
+                        _ => slot.copy_from_slice(&(value as f32).to_ne_bytes()),
+                    }
+                })?;
+            }
+        }
+        Act::Load { place, source, samples, part, .. } => {
             let target = bytes(*place);
+            // a label has one place
+            let positions = part.first().map_or(&[(0, 1)][..], |positions| positions);
             let width = count(positions) as usize;
             let mut row = vec![0i32; width];
             for (n, sample) in samples.iter().flat_map(|(start, end)| *start..*end).enumerate() {
@@ -169,24 +185,6 @@ pub(crate) fn perform(
         }
     }
     Ok(None)
-}
-
-fn add(source: &[u8], target: &mut [u8], dtype: DType) {
-    match dtype {
-        DType::F64 => target.chunks_exact_mut(8).zip(source.chunks_exact(8)).for_each(|(to, from)| {
-            let sum = f64::from_ne_bytes(to.try_into().expect("8 bytes")) + f64::from_ne_bytes(from.try_into().expect("8 bytes"));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-        DType::I32 => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {
-            let sum =
-                i32::from_ne_bytes(to.try_into().expect("4 bytes")).wrapping_add(i32::from_ne_bytes(from.try_into().expect("4 bytes")));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-        _ => target.chunks_exact_mut(4).zip(source.chunks_exact(4)).for_each(|(to, from)| {
-            let sum = f32::from_ne_bytes(to.try_into().expect("4 bytes")) + f32::from_ne_bytes(from.try_into().expect("4 bytes"));
-            to.copy_from_slice(&sum.to_ne_bytes());
-        }),
-    }
 }
 
 /// The kinds of steps that a rank may receive bytes in.

@@ -8,6 +8,7 @@ use partita_ir::random::{DrawContext, salt_of, stream};
 
 use super::RunError;
 use super::execute::Rank;
+use super::numbers;
 use crate::store::{Declared, ParameterFile, Writer};
 
 /// What a file of parameters, or a checkpoint, holds for a program.
@@ -23,7 +24,8 @@ pub fn declared(program: &Program, moments: bool) -> Vec<Declared> {
 }
 
 fn kept(leaf: &LeafSpec, moments: bool) -> bool {
-    matches!(leaf.kind, LeafKind::Param(_) | LeafKind::State(_)) || (moments && matches!(leaf.kind, LeafKind::Moment(_)))
+    matches!(leaf.kind, LeafKind::Param(_) | LeafKind::State(_))
+        || (moments && matches!(leaf.kind, LeafKind::Moment(_) | LeafKind::Copy { .. }))
 }
 
 impl Rank<'_> {
@@ -31,11 +33,15 @@ impl Rank<'_> {
     /// `i` alone.
     pub fn initialise(&self) {
         for leaf in &self.view.role.leaves {
-            let (LeafKind::Param(init) | LeafKind::State(init) | LeafKind::Moment(init)) = leaf.kind else { continue };
+            let (init, drawn_by) = match &leaf.kind {
+                LeafKind::Param(init) | LeafKind::State(init) | LeafKind::Moment(init) => (*init, &leaf.name),
+                LeafKind::Copy { init, of } => (*init, of),
+                LeafKind::StepNumber => continue,
+            };
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
             let out = self.bytes(self.view.place(leaf.buffer, 0));
-            let draws = stream(DrawContext { seed: self.seed, step: 0, iteration: 0 }, salt_of(&leaf.name));
+            let draws = stream(DrawContext { seed: self.seed, step: 0, iteration: 0 }, salt_of(drawn_by));
             fill(init, draws, &buffer.shape, &shard, buffer.dtype, out);
         }
     }
@@ -44,19 +50,25 @@ impl Rank<'_> {
     pub fn supply(&self, number: u64) {
         for leaf in self.view.role.leaves.iter().filter(|leaf| leaf.kind == LeafKind::StepNumber) {
             let out = self.bytes(self.view.place(leaf.buffer, 0));
-            match self.view.role.buffers[leaf.buffer].dtype {
-                DType::F64 => out.copy_from_slice(&(number as f64).to_ne_bytes()),
-                _ => out.copy_from_slice(&(number as f32).to_ne_bytes()),
-            }
+            numbers::put(self.view.role.buffers[leaf.buffer].dtype, out, number as f64);
         }
     }
 
-    /// Reads parameters and states (and moments) from a file; those of a mirror too.
-    pub fn load(&self, file: &ParameterFile, moments: bool) -> Result<(), RunError> {
-        for leaf in self.view.role.leaves.iter().filter(|leaf| kept(leaf, moments)) {
+    /// Reads parameters and states (and moments) from a file; those of a mirror too. Without moments, copies of parameters are
+    /// read as those are. With `partial`, what the file lacks stays as it is.
+    pub fn load(&self, file: &ParameterFile, moments: bool, partial: bool) -> Result<(), RunError> {
+        for leaf in &self.view.role.leaves {
+            let name = match &leaf.kind {
+                LeafKind::Copy { of, .. } if !moments => of,
+                _ if kept(leaf, moments) => &leaf.name,
+                _ => continue,
+            };
+            if partial && file.shape(name).is_none() {
+                continue;
+            }
             let buffer = &self.view.role.buffers[leaf.buffer];
             let shard = self.view.shard(leaf.buffer, 0);
-            file.read_box(&leaf.name, &buffer.shape, &shard, buffer.dtype, self.bytes(self.view.place(leaf.buffer, 0)))?;
+            file.read_box(name, &buffer.shape, &shard, buffer.dtype, self.bytes(self.view.place(leaf.buffer, 0)))?;
         }
         Ok(())
     }
@@ -72,13 +84,14 @@ impl Rank<'_> {
         Ok(())
     }
 
+    /// The elements that this rank holds of a buffer of floating-point numbers.
+    pub fn numbers(&self, buffer: usize) -> Vec<f64> {
+        numbers::read(self.view.role.buffers[buffer].dtype, self.bytes(self.view.place(buffer, 0)))
+    }
+
     /// The value of a scalar buffer.
     pub fn scalar(&self, buffer: usize) -> f64 {
-        let bytes = self.bytes(self.view.place(buffer, 0));
-        match self.view.role.buffers[buffer].dtype {
-            DType::F64 => f64::from_ne_bytes(bytes.try_into().expect("a scalar of 8 bytes")),
-            _ => f64::from(f32::from_ne_bytes(bytes.try_into().expect("a scalar of 4 bytes"))),
-        }
+        self.numbers(buffer)[0]
     }
 }
 
@@ -86,11 +99,7 @@ fn fill(init: Init, draws: u64, shape: &[u64], shard: &[Intervals], dtype: DType
     let mut at = 0;
     let width = dtype.bytes(1) as usize;
     each_index(shape, shard, &mut |element| {
-        let value = init.element(draws, element);
-        match dtype {
-            DType::F64 => out[at..at + 8].copy_from_slice(&value.to_ne_bytes()),
-            _ => out[at..at + 4].copy_from_slice(&(value as f32).to_ne_bytes()),
-        }
+        numbers::put(dtype, &mut out[at..at + width], init.element(draws, element));
         at += width;
     });
 }

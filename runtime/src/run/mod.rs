@@ -4,6 +4,7 @@ pub mod arena;
 mod error;
 pub mod execute;
 pub mod leaf;
+mod numbers;
 pub mod prepare;
 mod reuse;
 pub mod work;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use partita_ir::dtype::DType;
 use partita_ir::layout::Share;
 use partita_ir::program::Program;
 use serde::Serialize;
@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Parameters to begin with.
     pub init: Option<PathBuf>,
+    /// Whether that file may lack some of them, which then begin as the model says.
+    pub init_partial: bool,
     /// Where to write parameters at the end.
     pub save: Option<PathBuf>,
     /// Where to write the gradients of the first step.
@@ -69,8 +71,14 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Seconds that the plan expected.
     pub predicted_seconds: f64,
-    /// Norm of the gradient of all parameters, before clipping.
+    /// Norm of the gradient of all parameters, before clipping; no finite number where the step was skipped.
     pub grad_norm: f64,
+    /// Whether some gradient overflowed, so that the step changed nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// What the loss was multiplied by, where that changes from step to step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// Learning rate.
     pub lr: f64,
     /// Bytes that each rank received.
@@ -84,6 +92,8 @@ pub struct StepReport {
 pub struct RunSummary {
     /// First step that was run, from 1.
     pub first_step: u64,
+    /// Steps that changed nothing, since some gradient overflowed.
+    pub skipped_steps: u64,
     /// Bytes of each rank's arena.
     pub arena_bytes: Vec<u64>,
     /// Temporary memory of each rank's kernels.
@@ -111,7 +121,7 @@ pub type Watch<'a> = &'a (dyn Fn(&Rank<'_>, u64) + Sync);
 /// Runs a program. `on_step` sees every step when it is done.
 pub fn run(program: &Program, options: &RunOptions, on_step: &mut dyn FnMut(&StepReport)) -> Result<RunSummary, RunError> {
     check(program)?;
-    let data = data::open(options.data.as_deref(), program.vocab, program.seq, options.seed)?;
+    let data = data::of_program(options.data.as_deref(), program, options.seed)?;
     run_checked(program, options, &data, &|_, _| (), on_step)
 }
 
@@ -129,7 +139,7 @@ pub fn run_watched(
 
 /// Whether this version can run the program, and whether it may run at all.
 fn check(program: &Program) -> Result<(), RunError> {
-    if !matches!(program.precision, DType::F32 | DType::F64) {
+    if !program.precision.is_held() {
         return Err(RunError::Precision(program.precision));
     }
     let violations = partita_ir::program::verify::verify(program);
@@ -253,6 +263,8 @@ fn collect(
                         tokens_per_second: 0.0,
                         predicted_seconds: program.predicted_seconds,
                         grad_norm: f64::NAN,
+                        skipped: false,
+                        loss_scale: None,
                         lr: f64::NAN,
                         comm_bytes: vec![0; ranks],
                         comm_bytes_by_kind: BTreeMap::new(),
@@ -270,12 +282,15 @@ fn collect(
                         "loss" => report.loss = value,
                         "grad_norm" => report.grad_norm = value,
                         "lr" => report.lr = value,
+                        "skipped" => report.skipped = value != 0.0,
+                        "loss_scale" => report.loss_scale = Some(value),
                         _ => {
                             report.terms.insert(name, value);
                         }
                     }
                 }
                 if *seen == ranks {
+                    summary.skipped_steps += u64::from(report.skipped);
                     report.tokens_per_second = tokens / report.seconds;
                     summary.anonymous_bytes.1 = summary.anonymous_bytes.1.max(anonymous_bytes());
                     on_step(report);
@@ -351,10 +366,10 @@ impl Shared<'_> {
         };
         worker.initialise();
         if let Some(file) = self.init {
-            worker.load(file, false)?;
+            worker.load(file, false, self.options.init_partial)?;
         }
         if let Some(file) = self.state {
-            worker.load(file, true)?;
+            worker.load(file, true, false)?;
         }
         communicator.barrier(&everyone)?;
         for step in self.first..self.options.steps {
@@ -434,11 +449,7 @@ impl Shared<'_> {
                 continue;
             }
             let shard = view.shard(*id, 0);
-            let bytes = worker.bytes(view.place(*id, 0));
-            let values: Vec<f64> = match buffer.dtype {
-                DType::F64 => bytes.chunks_exact(8).map(|b| f64::from_ne_bytes(b.try_into().expect("8 bytes"))).collect(),
-                _ => bytes.chunks_exact(4).map(|b| f64::from(f32::from_ne_bytes(b.try_into().expect("4 bytes")))).collect(),
-            };
+            let values = worker.numbers(*id);
             let mut gathered = self.gathered.lock().expect("no rank panics while it holds this");
             let base = name.split(".grad").next().unwrap_or(name).to_owned();
             let entry =
@@ -452,17 +463,16 @@ impl Shared<'_> {
         worker.communicator.barrier(everyone)?;
         if worker.communicator.rank() == 0 {
             let gathered = self.gathered.lock().expect("no rank panics while it holds this");
-            let dtype = self.program.precision;
+            let dtype = self.program.precision.accumulate;
             let tensors: Vec<Declared> =
                 gathered.iter().map(|(name, (shape, _))| Declared { name: name.clone(), dtype, shape: shape.clone() }).collect();
             if let Some(path) = &self.options.gradients {
                 let writer = Writer::create(path, &tensors)?;
                 for (name, (shape, values)) in gathered.iter() {
                     let whole: Vec<Vec<(u64, u64)>> = shape.iter().map(|size| vec![(0, *size)]).collect();
-                    let bytes: Vec<u8> = match dtype {
-                        DType::F64 => values.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-                        _ => values.iter().flat_map(|value| (*value as f32).to_ne_bytes()).collect(),
-                    };
+                    let width = dtype.bytes(1) as usize;
+                    let mut bytes = vec![0; width * values.len()];
+                    bytes.chunks_exact_mut(width).zip(values).for_each(|(slot, value)| numbers::put(dtype, slot, *value));
                     writer.write_box(name, &whole, &bytes)?;
                 }
                 writer.finish()?;

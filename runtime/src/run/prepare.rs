@@ -8,7 +8,7 @@ use partita_ir::dtype::DType;
 use partita_ir::graph::{PhaseKind, Source};
 use partita_ir::layout::{Intervals, Layout, Share, Split, count};
 use partita_ir::program::{BoxingSpec, BufferId, Instruction, Program, Region, Role};
-use partita_ir::rule::Reduce;
+use partita_ir::rule::{DimAccess, Reduce};
 use partita_ir::scalar::Node;
 
 use super::RunError;
@@ -78,16 +78,18 @@ pub enum Act {
         /// Whether it adds.
         accumulate: bool,
     },
-    /// Loads tokens.
+    /// Loads data.
     Load {
         /// Into.
         place: Place,
         /// Which input.
         source: Source,
+        /// Element type.
+        dtype: DType,
         /// Samples of the batch.
         samples: Intervals,
-        /// Positions.
-        positions: Intervals,
+        /// The part of each: positions, or the axes of an image.
+        part: Vec<Intervals>,
     },
     /// Sends to a rank.
     Send {
@@ -208,10 +210,18 @@ fn act(
         Instruction::Copy { from, to, accumulate } => {
             Act::Copy { from: place(*from), to: place(*to), dtype: view.role.buffers[*from].dtype, accumulate: *accumulate && moment > 0 }
         }
+        Instruction::Take { from, to, at } => {
+            let to = place(*to);
+            Act::Copy { from: entry(place(*from), *at, to.bytes), to, dtype: view.role.buffers[*from].dtype, accumulate: false }
+        }
+        Instruction::Put { from, to, at } => {
+            let from = place(*from);
+            Act::Copy { from, to: entry(place(*to), *at, from.bytes), dtype: view.role.buffers[*to].dtype, accumulate: false }
+        }
         Instruction::Load { buffer, source } => {
             let mut shard = view.shard(*buffer, moment).into_iter();
-            let (samples, positions) = (shard.next().unwrap_or_default(), shard.next().unwrap_or_default());
-            Act::Load { place: place(*buffer), source: *source, samples, positions }
+            let (samples, part) = (shard.next().unwrap_or_default(), shard.collect());
+            Act::Load { place: place(*buffer), source: *source, dtype: view.role.buffers[*buffer].dtype, samples, part }
         }
         Instruction::Send { buffer, stage, channel } => {
             Act::Send { to: (stage * view.program.mesh.ranks() + view.rank) as usize, channel: *channel, place: place(*buffer) }
@@ -220,6 +230,11 @@ fn act(
             Act::Receive { from: (stage * view.program.mesh.ranks() + view.rank) as usize, channel: *channel, place: place(*buffer) }
         }
     })
+}
+
+/// Where entry `at` of a tensor lies, along its first dimension.
+fn entry(whole: Place, at: u64, bytes: usize) -> Place {
+    Place { offset: whole.offset + at as usize * bytes, bytes }
 }
 
 /// The part of a rule's factors that a rank walks at a micro-batch.
@@ -235,7 +250,7 @@ pub fn extents(view: &View<'_>, kernel: usize, moment: u64) -> Vec<Extent> {
             let mut depth = 0;
             for &axis in &spec.order {
                 if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-                    layout.0[axis] = Share::Split(Split { dim: 0, size, inner: 1, depth, partition });
+                    layout.0[axis] = Share::Split(Split::new(0, size, 1, depth, partition));
                     depth += 1;
                 }
             }
@@ -248,12 +263,16 @@ fn kernel_at(view: &View<'_>, kernel: usize, moment: u64, kernels: &mut BTreeMap
     let spec = &view.program.kernels[kernel];
     let mut extents = extents(view, kernel, moment);
     // where a factor's indices do not matter, shards of one size share a kernel
+    let sizes = |factor: usize| spec.factors[factor];
+    let dims = || spec.rule.operands.iter().zip(&spec.shapes).flat_map(|(access, shape)| access.iter().zip(shape));
     for (factor, extent) in extents.iter_mut().enumerate() {
-        let matters = spec.rule.expr.nodes.iter().any(|node| match node {
-            Node::Index(known) => *known == factor,
-            Node::Random { factors, .. } => factors.contains(&factor),
-            _ => false,
-        });
+        let seen = |(dim, size): (&DimAccess, &u64)| dim.terms.iter().any(|term| term.factor == factor) && !dim.is_exact(*size, &sizes);
+        let matters = dims().any(seen)
+            || spec.rule.expr.nodes.iter().any(|node| match node {
+                Node::Index(known) => *known == factor,
+                Node::Random { factors, .. } => factors.contains(&factor),
+                _ => false,
+            });
         if !matters {
             let held = extent.count();
             extent.intervals = if held == 0 { Vec::new() } else { vec![(0, held)] };
@@ -266,7 +285,7 @@ fn kernel_at(view: &View<'_>, kernel: usize, moment: u64, kernels: &mut BTreeMap
             extents,
             operand_dtypes: &spec.operands,
             operand_shapes: spec.shapes.clone(),
-            compute: spec.compute,
+            result: spec.result,
         }))
     };
     Arc::clone(kernels.entry(key).or_insert_with(prepare))

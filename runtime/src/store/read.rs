@@ -56,7 +56,7 @@ impl ParameterFile {
         self.tensors.get(name).and_then(|entry| dtype_of(entry.dtype))
     }
 
-    /// Reads a part of a tensor whose shape is `shape` into `out`, as `dtype`: f32 and f64 from any of f16, bf16, f32
+    /// Reads a part of a tensor whose shape is `shape` into `out`, as `dtype`: floats from any of f16, bf16, f32
     /// and f64; any type from itself. `out` takes exactly the part.
     pub fn read_box(
         &self,
@@ -151,6 +151,12 @@ fn conversion(from: Dtype, to: DType) -> Option<(Convert, usize, usize)> {
         return Some((|from, to| to.copy_from_slice(from), width, width));
     }
     Some(match (from, to) {
+        (Dtype::F32, DType::Bf16) => (|from, to| each(from, to, |x| bf16::from_f32(f32::from_le_bytes(x)).to_ne_bytes()), 4, 2),
+        (Dtype::F64, DType::Bf16) => (|from, to| each(from, to, |x| bf16::from_f64(f64::from_le_bytes(x)).to_ne_bytes()), 8, 2),
+        (Dtype::F16, DType::Bf16) => (|from, to| each(from, to, |x| bf16::from_f32(f16::from_le_bytes(x).to_f32()).to_ne_bytes()), 2, 2),
+        (Dtype::F32, DType::Fp16) => (|from, to| each(from, to, |x| f16::from_f32(f32::from_le_bytes(x)).to_ne_bytes()), 4, 2),
+        (Dtype::F64, DType::Fp16) => (|from, to| each(from, to, |x| f16::from_f64(f64::from_le_bytes(x)).to_ne_bytes()), 8, 2),
+        (Dtype::BF16, DType::Fp16) => (|from, to| each(from, to, |x| f16::from_f32(bf16::from_le_bytes(x).to_f32()).to_ne_bytes()), 2, 2),
         (Dtype::F64, DType::F32) => (|from, to| each(from, to, |x| (f64::from_le_bytes(x) as f32).to_ne_bytes()), 8, 4),
         (Dtype::F16, DType::F32) => (|from, to| each(from, to, |x| f16::from_le_bytes(x).to_f32().to_ne_bytes()), 2, 4),
         (Dtype::BF16, DType::F32) => (|from, to| each(from, to, |x| bf16::from_le_bytes(x).to_f32().to_ne_bytes()), 2, 4),

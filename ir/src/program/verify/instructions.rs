@@ -7,6 +7,7 @@ use super::structure::place;
 use super::{Code, Report};
 use crate::boxing::StepKind;
 use crate::dtype::DType;
+use crate::graph::Source;
 use crate::layout::{Layout, Share, Split, count};
 use crate::program::{Buffer, Instruction, KernelSpec, LeafKind, Program, Region, Role};
 use crate::rule::Reduce;
@@ -58,11 +59,11 @@ fn one(
             let held = buffer(*result);
             let shape: Vec<u64> =
                 spec.rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).product()).collect();
-            let fits = held.dtype == spec.compute && held.shape == shape && fitting.fits(shards, *kernel, None, held);
-            report.check(fits, Code::Operands, at, || mismatch(held, "its result", spec.compute, &shape));
+            let fits = held.dtype == spec.result && held.shape == shape && fitting.fits(shards, *kernel, None, held);
+            report.check(fits, Code::Operands, at, || mismatch(held, "its result", spec.result, &shape));
             let in_place = operands.iter().enumerate().filter(|(_, operand)| *operand == result);
             let element_wise =
-                in_place.clone().all(|(n, _)| spec.rule.operands[n] == spec.rule.result && !accumulate && spec.operands[n] == spec.compute);
+                in_place.clone().all(|(n, _)| spec.rule.operands[n] == spec.rule.result && !accumulate && spec.operands[n] == spec.result);
             let adds = !accumulate || matches!(spec.rule.reduce, None | Some(Reduce::Sum));
             report.check(element_wise && adds, Code::InPlace, at, || format!("it cannot write into `{}`", held.name));
         }
@@ -88,14 +89,32 @@ fn one(
             let alike = source.dtype == target.dtype && sizes;
             report.check(alike && from != to, Code::Copied, at, || format!("`{}` cannot be copied to `{}`", source.name, target.name));
         }
+        Instruction::Take { from, to, at: index } | Instruction::Put { from, to, at: index } => {
+            let (whole, entry) = if matches!(instruction, Instruction::Take { .. }) { (from, to) } else { (to, from) };
+            let (whole, entry) = (buffer(*whole), buffer(*entry));
+            let along = whole.shape.first().is_some_and(|size| index < size) && whole.shape[1..] == entry.shape;
+            let alike = along && whole.dtype == entry.dtype;
+            let held = whole
+                .layout
+                .entry()
+                .filter(|_| alike)
+                .is_some_and(|layout| layout == entry.layout || shards.of(&layout, &entry.shape) == shards.of_buffer(entry));
+            report.check(held, Code::Copied, at, || format!("`{}` is no entry {index} of `{}`", entry.name, whole.name));
+        }
         Instruction::Load { buffer: id, source } => {
             let held = buffer(*id);
-            // a sample has a token more than positions
-            let within =
-                matches!(held.shape[..], [batch, positions] if batch == program.batch && source.needs(positions) <= program.seq + 1);
-            report.check(held.dtype == DType::I32 && within, Code::Loaded, at, || {
-                mismatch(held, "a sample", DType::I32, &[program.batch, program.seq + 1])
-            });
+            let dtype = if source.is_float() { program.precision.accumulate } else { DType::I32 };
+            let image = program.image().unwrap_or_default();
+            let (rest, fits) = match (source, &held.shape[..]) {
+                (Source::Pixels, [_, rest @ ..]) => (image.clone(), *rest == image[..]),
+                (Source::Labels, rest) => (Vec::new(), rest.len() == 1),
+                // a sample has a token more than positions
+                (_, [_, positions]) => (vec![program.seq + 1], source.needs(*positions) <= program.seq + 1),
+                _ => (Vec::new(), false),
+            };
+            let fits = fits && held.dtype == dtype && held.shape.first() == Some(&program.batch);
+            let shape = [&[program.batch], &rest[..]].concat();
+            report.check(fits, Code::Loaded, at, || mismatch(held, "a sample", dtype, &shape));
         }
         Instruction::Send { .. } | Instruction::Receive { .. } => {}
     }
@@ -131,8 +150,15 @@ impl Fitting<'_> {
             held.iter().enumerate().all(|(place, held)| {
                 let held = &shards.shard(*held)[dim];
                 match (exact, &walked[..]) {
-                    // the kernel reads elsewhere, or nothing, so all of it must be there
-                    (false, _) => count(held) == *size,
+                    // what the factors reach must be there, and nothing else
+                    (false, walked) => {
+                        let extents = |factor: usize| {
+                            let term = access.terms.iter().position(|term| term.factor == factor).expect("a factor of this access");
+                            (sizes(factor), &shards.shard(walked[term][place])[0][..])
+                        };
+                        let (first, end) = access.reached(*size, &extents);
+                        if first < end { *held == [(first, end)] } else { held.is_empty() }
+                    }
                     // one factor makes up the dimension: its very indices
                     (true, [walked]) => shards.shard(walked[place])[0] == *held,
                     (true, walked) => walked.iter().map(|walked| shards.elements(walked[place])).product::<u64>() == count(held),
@@ -152,7 +178,7 @@ fn split(program: &Program, spec: &KernelSpec, factor: usize) -> Layout {
     let mut depth = 0;
     for &axis in &spec.order {
         if let Some((_, partition)) = spec.splits[axis].filter(|(split, _)| *split == factor) {
-            layout.0[axis] = Share::Split(Split { dim: 0, size: spec.factors[factor], inner: 1, depth, partition });
+            layout.0[axis] = Share::Split(Split::new(0, spec.factors[factor], 1, depth, partition));
             depth += 1;
         }
     }

@@ -126,6 +126,8 @@ struct Life {
 
 fn overlaps(report: &mut Report<'_>, role: &Role) {
     let mut lives = lives(role);
+    // what no rank holds anything of is in nobody's way
+    lives.retain(|life| life.start < life.end);
     lives.sort_by_key(|life| (life.start, life.id));
     for (n, a) in lives.iter().enumerate() {
         for b in lives[n + 1..].iter().take_while(|b| b.start < a.end) {

@@ -10,6 +10,7 @@ use crate::id::{AxisId, Id, OpId, ValueId};
 use crate::layout::{Share, count};
 use crate::program::{BoxingSpec, KernelSpec};
 use crate::rule::{Reduce, Rule};
+use crate::signature::{Choice, SizedRule};
 use crate::verify::{Place, verify};
 
 pub(super) fn kernels(report: &mut Report<'_>) {
@@ -38,10 +39,10 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
     if !report.check(lists, Code::Kernel, at, text) {
         return;
     }
-    let stored = |dtype: &DType| matches!(dtype, DType::F32 | DType::F64 | DType::I32) || *dtype == precision;
-    let computed = spec.compute.is_float() && stored(&spec.compute);
+    let stored = |dtype: &DType| *dtype == DType::I32 || precision.holds(*dtype);
+    let computed = spec.result.is_float() && stored(&spec.result);
     report.check(computed && spec.operands.iter().all(stored), Code::KernelType, at, || {
-        format!("it computes in {} from {:?}, and the program in {precision}", spec.compute, spec.operands)
+        format!("it computes in {} from {:?}, and the program in {precision}", spec.result, spec.operands)
     });
     for violation in verify(&alone(spec)) {
         // the operands are made up, so only what is said of the operator and its loop counts
@@ -50,18 +51,27 @@ fn kernel(report: &mut Report<'_>, at: &dyn Fn() -> String, spec: &KernelSpec) {
         }
     }
     let mesh = &report.program.mesh;
-    for (axis, split) in spec.splits.iter().enumerate() {
-        let Some((factor, _)) = split else { continue };
-        let once = spec.order.iter().filter(|other| **other == axis).count() == 1;
-        let sizes = |factor: usize| spec.factors.get(factor).copied().unwrap_or(0);
-        let whole = rule
-            .operands
-            .iter()
-            .zip(&spec.shapes)
-            .flat_map(|(access, shape)| access.iter().zip(shape))
-            .any(|(dim, size)| dim.terms.iter().any(|term| term.factor == *factor) && !dim.is_exact(*size, &sizes));
-        report.check(once && !whole, Code::KernelSplit, at, || format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name));
+    let named = || rule.operands.iter().chain([&rule.result]).flat_map(|access| Rule::factors_of(access));
+    if named().any(|factor| factor >= spec.factors.len()) {
+        return;
     }
+    let sized = SizedRule {
+        rule,
+        factors: spec.factors.clone(),
+        operands: spec.shapes.clone(),
+        floats: spec.operands.iter().map(|dtype| dtype.is_float()).collect(),
+        narrowed: spec.operands.iter().map(|dtype| spec.result.narrows(*dtype)).collect(),
+        result: rule.result.iter().map(|dim| dim.terms.iter().map(|term| spec.factors[term.factor]).fold(1, u64::saturating_mul)).collect(),
+    };
+    let mut choices = Vec::new();
+    for (axis, split) in spec.splits.iter().enumerate() {
+        let Some((factor, partition)) = split else { continue };
+        let once = spec.order.iter().filter(|other| **other == axis).count() == 1;
+        let can = once && sized.can_split(*factor);
+        report.check(can, Code::KernelSplit, at, || format!("it cannot split factor {factor} over `{}`", mesh.axes[axis].name));
+        choices.push(Choice::Split { factor: *factor, partition: *partition });
+    }
+    report.check(sized.compatible(&choices), Code::KernelSplit, at, || "it splits what cannot be split together".to_owned());
 }
 
 /// A graph of nothing but this operator: its rule is legal if the graph is.
@@ -90,7 +100,7 @@ fn alone(spec: &KernelSpec) -> Graph {
         .map(|(dtype, dims)| value("operand", *dtype, dims, Def::Leaf(Leaf::Param(Init::Constant(0.0)))))
         .collect();
     let op = OpId::new(0);
-    let results = vec![value("result", spec.compute, result, Def::Result(op, 0))];
+    let results = vec![value("result", spec.result, result, Def::Result(op, 0))];
     let kind = Kind::Map(Rule { factors, ..spec.rule.clone() });
     graph.ops.push(Op { kind, operands, results, class: Class::Other, composite: None, span: None });
     graph.phases.push(Phase { kind: PhaseKind::Update, ops: vec![op] });
@@ -105,11 +115,13 @@ fn boxing(report: &mut Report<'_>, shards: Option<&Shards<'_>>, at: &dyn Fn() ->
     report.check(among_ranks, Code::Boxing, at, || {
         format!("from {} to {} changes axes {changed:?}, and it runs along {:?}", step.from, step.to, step.axes)
     });
+    let windowed = step.axes.iter().any(|axis| step.from.0.get(*axis).is_some_and(Share::is_windowed));
+    report.check(!windowed, Code::Boxing, at, || format!("from {} to {} fetches what overlaps", step.from, step.to));
     let pending = |share: &Share| if let Share::Partial(op) = share { Some(*op) } else { None };
     let mut ops: Vec<Reduce> = step.from.0.iter().chain(&step.to.0).filter_map(pending).collect();
     ops.dedup();
     report.check(ops.len() <= 1, Code::Boxing, at, || format!("from {} to {} mixes reductions", step.from, step.to));
-    let float = matches!(spec.dtype, DType::F32 | DType::F64) || (spec.dtype.is_float() && spec.dtype == report.program.precision);
+    let float = report.program.precision.holds(spec.dtype);
     let stored = float || (spec.dtype == DType::I32 && ops.is_empty());
     report.check(stored, Code::Boxing, at, || format!("it moves {} in layouts {} and {}", spec.dtype, step.from, step.to));
     if ops.first().is_some_and(|op| op.is_tuple()) {

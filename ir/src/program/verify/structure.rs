@@ -1,7 +1,7 @@
 //! Sizes and names: what everything else relies on.
 
 use super::{Code, MAX_RANKS, Report};
-use crate::layout::{Layout, Partition, Share};
+use crate::layout::{Layout, Partition, Share, Window};
 use crate::program::{Instruction, Program, Role};
 
 /// Elements and bytes stay below this, so that no product or sum of two of them overflows.
@@ -127,15 +127,27 @@ fn layout(report: &mut Report<'_>, at: &dyn Fn() -> String, layout: &Layout, sha
         Share::Split(split) => {
             let whole = split.size.checked_mul(split.inner).filter(|period| *period > 0);
             let dim = shape.get(split.dim);
-            dim.zip(whole).is_some_and(|(dim, period)| dim % period == 0) && split.partition != Partition::Chunk(0)
+            let walks = dim.zip(whole).is_some_and(|(dim, period)| match split.window {
+                Some(window) => split.inner == 1 && reach_is_small(window, split.size),
+                None => dim % period == 0,
+            });
+            walks && split.partition != Partition::Chunk(0)
         }
         _ => true,
     });
     let fits = layout.0.len() == axes && splits_fit && layout.is_canonical(shape.len());
     if report.check(fits, Code::Layout, at, || format!("the layout {layout} does not fit the shape {shape:?} on {axes} mesh axes")) {
         let splits = layout.0.iter().filter_map(|share| if let Share::Split(split) = share { Some(split) } else { None });
-        pieces(report, at, splits.map(|split| shape[split.dim] / (split.size * split.inner)));
+        let plain = splits.filter(|split| split.window.is_none());
+        pieces(report, at, plain.map(|split| shape[split.dim] / (split.size * split.inner)));
     }
+}
+
+/// Whether no index that a window of `size` indices can reach overflows.
+fn reach_is_small(window: Window, size: u64) -> bool {
+    let walked = i128::from(window.stride).abs() * i128::from(size);
+    let reach = walked + i128::from(window.first).abs() + i128::from(window.reach);
+    reach < i128::from(LIMIT) && window.reach > 0
 }
 
 /// Whether shards can be listed: a split of a minor factor of a dimension gives a piece for each index of the major one.
@@ -155,6 +167,8 @@ pub(super) fn place(program: &Program, stage: u64, phase: &str, n: usize, instru
         },
         Instruction::Box { boxing, .. } => program.boxings.get(*boxing).map_or("boxing", |spec| spec.step.kind.word()).to_owned(),
         Instruction::Copy { .. } => "copy".to_owned(),
+        Instruction::Take { .. } => "take".to_owned(),
+        Instruction::Put { .. } => "put".to_owned(),
         Instruction::Load { .. } => "load".to_owned(),
         Instruction::Send { .. } => "send".to_owned(),
         Instruction::Receive { .. } => "receive".to_owned(),

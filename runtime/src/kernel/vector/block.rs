@@ -1,10 +1,12 @@
 //! The steps of a tape over one block of lanes.
 
+use half::{bf16, f16};
 use partita_ir::dtype::DType;
 use partita_ir::random::uniform_bits;
 use partita_ir::scalar::{Binary, Unary};
 
 use super::super::nest::{Loop, Nest};
+use super::super::stored::Stored;
 use super::super::tape::{Arg, Fused, Tape, VectorOp};
 use super::{Isa, Lane};
 
@@ -198,6 +200,9 @@ unsafe fn read<T: Lane>(out: &mut [T], frame: &Frame<'_, T>, operand: usize) {
             DType::F32 => copy(out, base.cast::<f32>().offset(start), step, |x| T::from_f64(f64::from(x))),
             DType::F64 => copy(out, base.cast::<f64>().offset(start), step, T::from_f64),
             DType::I32 => copy(out, base.cast::<i32>().offset(start), step, T::from_i32),
+            DType::Bf16 => copy(out, base.cast::<bf16>().offset(start), step, |x| T::from_f64(x.to_f64())),
+            DType::Fp16 if step == 1 => widen_all(out, std::slice::from_raw_parts(base.cast::<f16>().offset(start), out.len())),
+            DType::Fp16 => copy(out, base.cast::<f16>().offset(start), step, |x| T::from_f64(x.to_f64())),
             _ => unreachable!("`Kernel::prepare` takes stored types alone"),
         }
     };
@@ -248,6 +253,17 @@ unsafe fn read<T: Lane>(out: &mut [T], frame: &Frame<'_, T>, operand: usize) {
         out[..from].fill(T::ZERO);
         out[until..].fill(T::ZERO);
         copy(&mut out[from..until], start + tall * row as isize + step * from as isize);
+    }
+}
+
+/// Numbers of half precision, some at a time: converting is one instruction for eight where the processor has it.
+#[inline(always)]
+fn widen_all<T: Lane>(out: &mut [T], from: &[f16]) {
+    let mut wide = [0.0; 64];
+    for (out, from) in out.chunks_mut(wide.len()).zip(from.chunks(64)) {
+        let wide = &mut wide[..from.len()];
+        f16::widen(wide, from);
+        out.iter_mut().zip(wide).for_each(|(out, x)| *out = T::from_f64(f64::from(*x)));
     }
 }
 

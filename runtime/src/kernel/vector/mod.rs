@@ -11,7 +11,7 @@ pub mod block;
 pub mod fold;
 pub mod math;
 
-use partita_ir::dtype::DType;
+use super::stored::Stored;
 
 use block::Frame;
 
@@ -41,16 +41,13 @@ impl Isa for Fused {
 
 /// A number that fills lanes: f32 or f64.
 pub trait Lane:
-    Copy
+    Stored
     + PartialOrd
-    + Send
-    + Sync
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::Div<Output = Self>
     + std::ops::Neg<Output = Self>
-    + 'static
 {
     /// 0.
     const ZERO: Self;
@@ -60,12 +57,6 @@ pub trait Lane:
     const INFINITY: Self;
     /// −∞.
     const NEG_INFINITY: Self;
-    /// How it is stored.
-    const DTYPE: DType;
-    /// The nearest value.
-    fn from_f64(value: f64) -> Self;
-    /// The same value.
-    fn to_f64(self) -> f64;
     /// The nearest value.
     fn from_i32(value: i32) -> Self;
     /// A draw of 24 bits as a number in [0, 1).
@@ -105,15 +96,6 @@ impl Lane for f32 {
     const ONE: Self = 1.0;
     const INFINITY: Self = f32::INFINITY;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
-    const DTYPE: DType = DType::F32;
-    #[inline(always)]
-    fn from_f64(value: f64) -> Self {
-        value as f32
-    }
-    #[inline(always)]
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         value as f32
@@ -186,15 +168,6 @@ impl Lane for f64 {
     const ONE: Self = 1.0;
     const INFINITY: Self = f64::INFINITY;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
-    const DTYPE: DType = DType::F64;
-    #[inline(always)]
-    fn from_f64(value: f64) -> Self {
-        value
-    }
-    #[inline(always)]
-    fn to_f64(self) -> f64 {
-        self
-    }
     #[inline(always)]
     fn from_i32(value: i32) -> Self {
         f64::from(value)
