@@ -99,7 +99,7 @@ pub struct MeshPlan {
 }
 
 impl MeshPlan {
-    /// The mesh for these degrees: data outermost, tensor innermost, so that tensor-parallel ranks are neighbours; of
+    /// The mesh for these degrees: micro-batches, then data outermost, tensor innermost, so that tensor-parallel ranks are neighbours; of
     /// experts in the same way, which cuts axes that both tilings cross. `None` if the tilings have no common refinement.
     pub fn new(degrees: Degrees, batch: u64, graph: &Graph, zigzag: bool) -> Option<Self> {
         let local = batch.div_ceil(degrees.dp);
@@ -112,12 +112,12 @@ impl MeshPlan {
             return None;
         }
         let mut axes = common_refinement(&dense, &[(ExpertUse::Data, degrees.edp()), (ExpertUse::Expert, ep), (ExpertUse::Tensor, etp)])?;
+        // outermost, so that which samples a micro-batch has does not depend on who has them
         if micro_batches > 1 {
-            let behind_data = axes.iter().filter(|axis| axis.0 == AxisUse::Data).count();
-            axes.insert(behind_data, (AxisUse::Micro, ExpertUse::Data, micro_batches));
+            axes.insert(0, (AxisUse::Micro, ExpertUse::Data, micro_batches));
         }
         let partition = |used: AxisUse| match used {
-            AxisUse::Micro => Partition::Chunk(mbs),
+            AxisUse::Micro => Partition::Chunk(mbs * degrees.dp),
             AxisUse::Context if zigzag => Partition::Zigzag,
             AxisUse::Data | AxisUse::Context | AxisUse::Tensor => Partition::Balanced,
         };

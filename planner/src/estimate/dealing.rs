@@ -125,12 +125,12 @@ fn at_experts(graph: &Graph) -> (BTreeSet<OpId>, BTreeSet<AxisId>) {
             Expertise::Routes | Expertise::None => {}
         }
     }
-    inside.retain(|(_, rule)| rule.rule.factors.iter().all(|axis| role(axis) != Role::Seq || given.contains(axis)));
+    inside.retain(|(_, rule)| rule.rule.factors.iter().all(|axis| !role(axis).is_context() || given.contains(axis)));
     loop {
         let joined = |(op, _): &(OpId, _)| gives.contains(op) || makers(*op).any(|made| works.contains(&made));
         let (near, far): (Vec<_>, Vec<_>) = inside.into_iter().partition(joined);
         if near.is_empty() {
-            given.retain(|axis| !matches!(role(axis), Role::Batch | Role::Seq));
+            given.retain(|axis| role(axis) != Role::Batch && !role(axis).is_context());
             return (works, given);
         }
         gives.extend(near.iter().flat_map(|(op, _)| makers(*op)));

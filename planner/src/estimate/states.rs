@@ -266,6 +266,10 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();
         let elements = layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        if !is_trained(graph, param) {
+            weights.states += elements;
+            continue;
+        }
         *(if experts.contains(&param) { &mut weights.experts } else { &mut weights.elements }) += elements;
         weights.tensors += 1.0;
         if *at == Place::Before && behind.contains(&param) {
