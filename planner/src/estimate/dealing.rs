@@ -15,7 +15,7 @@ use partita_ir::axis::Role;
 use partita_ir::experts::{Expertise, expertise};
 use partita_ir::graph::{Class, Graph, Kind, PhaseKind};
 use partita_ir::id::{AxisId, OpId, ValueId};
-use partita_ir::layout::{Layout, Partition, Share};
+use partita_ir::layout::{Layout, Share};
 use partita_ir::rule::Reduce;
 use partita_ir::signature::{Choice, Signature, SizedRule, partition_for};
 
@@ -26,7 +26,7 @@ use crate::mesh::{AxisUse, ExpertUse, MeshPlan};
 pub fn signatures(graph: &Graph, mesh: &MeshPlan, sp: bool) -> BTreeMap<OpId, Signature> {
     let (at_experts, given) = at_experts(graph);
     let dealing = Dealing { graph, mesh, sp, inner: inner_axes(graph), at_experts, given };
-    let order = micro_first(mesh);
+    let order = mesh.running_order();
     let mut out: BTreeMap<OpId, Signature> = BTreeMap::new();
     let mut layouts: BTreeMap<ValueId, Layout> = BTreeMap::new();
     for (op, phase, _) in primitives(graph) {
@@ -43,7 +43,7 @@ pub fn signatures(graph: &Graph, mesh: &MeshPlan, sp: bool) -> BTreeMap<OpId, Si
                 Some(factor) => {
                     left[factor] = left[factor].div_ceil(mesh.mesh.axes[axis].size);
                     let role = graph.axis(rule.rule.factors[factor]).role;
-                    Choice::Split { factor, partition: partition_for(role, partition(mesh, axis)) }
+                    Choice::Split { factor, partition: partition_for(role, mesh.partitions[axis]) }
                 }
                 None => pending(graph, op, &rule, &layouts, axis).unwrap_or(Choice::Replicate),
             });
@@ -54,23 +54,6 @@ pub fn signatures(graph: &Graph, mesh: &MeshPlan, sp: bool) -> BTreeMap<OpId, Si
         out.insert(op, signature);
     }
     out
-}
-
-/// Mesh axes in the order in which splits nest: micro-batches outermost, so that ranks which exchange samples with experts hold
-/// the same micro-batch of the whole batch.
-fn micro_first(mesh: &MeshPlan) -> Vec<usize> {
-    let mut order = mesh.running_order();
-    order.sort_by_key(|axis| mesh.uses[*axis] != AxisUse::Micro);
-    order
-}
-
-/// How a mesh axis deals out what it deals out. A micro-batch is that of all data ranks.
-fn partition(mesh: &MeshPlan, axis: usize) -> Partition {
-    let data = (0..mesh.uses.len()).filter(|axis| mesh.uses[*axis] == AxisUse::Data);
-    match mesh.partitions[axis] {
-        Partition::Chunk(samples) => Partition::Chunk(samples * data.map(|axis| mesh.mesh.axes[axis].size).product::<u64>()),
-        other => other,
-    }
 }
 
 fn without_passes(choices: Vec<Choice>) -> Vec<Choice> {
