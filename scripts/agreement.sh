@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Every plan trains as one rank does: 20 steps of gpt, llama (with and without adapters) and t5 under many plans, with dropout, losses beside those of a
-# single rank. Exits with 1 if a loss differs by more than 1e-4, relative, or a run does not repeat to the byte.
-# Takes a quarter of an hour on 2 cores. Usage: scripts/agreement.sh [optimizers | precision], STEPS=20 by default; a word runs that part
-# only. Run by `make agreement`.
+# Every plan trains as one rank does: 20 steps of the models of `models/` under many plans, losses beside those of a single rank.
+# Exits with 1 if a loss differs by more than 1e-4, relative (16 bits: see `precision`), or a run does not repeat to the byte.
+# Takes half an hour on 2 cores. Usage: scripts/agreement.sh [PART ...], STEPS=20 by default; parts: optimizers, precision, dense,
+# experts, others. Run by `make agreement`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,9 +24,12 @@ train() {
     done
     printf 'name = "agreement"\n[device]\nkind = "cpu-core"\ncores = %s\n[[level]]\nname = "threads"\ncount = %s\n' \
         "$(nproc)" "$ranks" >"$work/cluster.toml"
-    heads=(--set heads=4)
-    [ "$model" = llama ] && heads=(--set heads=8 --set kv_heads=2)
-    "$partita" compile "models/$model.partita" --cluster "$work/cluster.toml" "${sizes[@]}" "${heads[@]}" "${extra[@]}" --pin "$pins" \
+    case $model in
+    gpt | t5) heads=("${sizes[@]}" --set heads=4) ;;
+    llama) heads=("${sizes[@]}" --set heads=8 --set kv_heads=2) ;;
+    *) heads=() ;;
+    esac
+    "$partita" compile "models/$model.partita" --cluster "$work/cluster.toml" "${heads[@]}" "${extra[@]}" --pin "$pins" \
         -o "$work/plan" -q
     "$partita" run "$work/plan" --steps "$steps" --seed 1 --log "$log" -q "$@"
 }
@@ -45,7 +48,7 @@ compare() {
         END { if (n != steps) print "missing"; else printf "%.1e", worst }')
     local verdict=ok
     awk -v worst="$worst" 'BEGIN { exit !(worst == "missing" || worst + 0 > 1e-4) }' && verdict=WRONG && failed=1
-    printf '%-6s %-44s %8s  %s\n' "$1" "$2" "$worst" "$verdict"
+    printf '%-8s %-42s %8s  %s\n' "$1" "$2" "$worst" "$verdict"
 }
 
 # each PINS...: with every ZeRO stage and recompute setting that means something there
@@ -121,36 +124,76 @@ precision() {
     extra=()
 }
 
-if [ "${1:-}" = precision ]; then
-    precision
-    exit $failed
-fi
-printf '%-6s %-44s %8s\n' model plan "worst of $steps losses"
-optimizers 0.003 adam adafactor lamb lion muon
-optimizers 1 lars
-[ "${1:-}" = optimizers ] && exit $failed
-precision
-train gpt dp=1 "$work/gpt.jsonl"
-compare gpt dp=1,recompute=full
-each dp=2 dp=4 tp=4 tp=4,sp=true dp=2,tp=2 cp=2 pp=2,mbs=1 pp=4,mbs=1 pp=2,dp=2,tp=2,mbs=1 dp=3
-for pins in tp=3 cp=3 pp=3,mbs=1 dp=8,zero=1 tp=8 dp=4,tp=2 cp=2,tp=2,dp=2 cp=8; do
-    compare gpt "$pins"
+# dense: gpt and llama, with dropout
+dense() {
+    local pins
+    train gpt dp=1 "$work/gpt.jsonl"
+    compare gpt dp=1,recompute=full
+    each dp=2 dp=4 tp=4 tp=4,sp=true dp=2,tp=2 cp=2 pp=2,mbs=1 pp=4,mbs=1 pp=2,dp=2,tp=2,mbs=1 dp=3
+    for pins in tp=3 cp=3 pp=3,mbs=1 dp=8,zero=1 tp=8 dp=4,tp=2 cp=2,tp=2,dp=2 cp=8; do
+        compare gpt "$pins"
+    done
+    train llama dp=1 "$work/llama.jsonl"
+    for pins in tp=4 tp=4,sp=true,recompute=full tp=8 dp=2,tp=2,zero=3 cp=2 pp=2,dp=2,tp=2,mbs=1; do
+        compare llama "$pins"
+    done
+    repeats tp=2,dp=2
+}
+
+# under MODEL PINS...: a model beside one rank
+under() {
+    local model=$1 pins
+    shift
+    train "$model" dp=1 "$work/$model.jsonl"
+    for pins in "$@"; do
+        compare "$model" "$pins"
+    done
+}
+
+# experts: where none is dropped, and where one in six is
+experts() {
+    local model capacity small=(--set layers=2 --set hidden=64 --set heads=4 --set ffn=64 --set seq=64 --set batch=8 --set lr=3e-3)
+    local plans=(dp=2 dp=2,ep=2 dp=4,ep=4 dp=4,ep=2 tp=2,ep=2,etp=1 dp=2,tp=2,ep=2,etp=1 dp=2,tp=2,ep=2,etp=2 dp=2,tp=2,ep=4,etp=1
+        pp=2,dp=2,ep=2,mbs=2 dp=2,ep=2,zero=1 dp=2,ep=2,zero=3 dp=4,tp=2,ep=4,etp=2,zero=1 pp=2,dp=4,ep=4,mbs=1)
+    for model in mixtral deepseek glam; do
+        for capacity in 4.0 1.0; do
+            echo "$model with capacity=$capacity:"
+            extra=("${small[@]}" --set "capacity=$capacity")
+            under "$model" "${plans[@]}"
+        done
+    done
+    extra=()
+}
+
+# others: adapters, encoder and decoder, scans, windows. Batch norm of few samples multiplies what f32 rounds: f64.
+others() {
+    extra=(--set lora=8)
+    under llama tp=2 dp=2,zero=3 pp=2,mbs=2
+    extra=(--set seq=64)
+    under t5 tp=2 dp=2 dp=2,zero=3,recompute=full pp=2,mbs=1 pp=4,mbs=2 pp=2,dp=2,tp=2,mbs=1
+    extra=(--set hidden=64 --set seq=32 --set dropout=0.1 --set batch=8)
+    under lstm dp=2 tp=2 dp=2,zero=3 pp=2,mbs=2 dp=2,tp=2 dp=4
+    extra=(--set image=32 --set width=8 --set batch=8 --set precision=f64)
+    under resnet50 dp=2 cp=2 dp=4 dp=2,cp=2
+    extra=(--set image=32 --set patch=8 --set layers=2 --set hidden=64 --set heads=4 --set batch=8)
+    under vit dp=2 tp=2 cp=2 dp=2,tp=2,zero=1 pp=2,mbs=2
+    extra=()
+}
+
+parts=("$@")
+[ $# = 0 ] && parts=(optimizers precision dense experts others)
+printf '%-8s %-42s %8s\n' model plan "worst of $steps losses"
+for part in "${parts[@]}"; do
+    case $part in
+    optimizers)
+        optimizers 0.003 adam adafactor lamb lion muon
+        optimizers 1 lars
+        ;;
+    precision | dense | experts | others) "$part" ;;
+    *)
+        echo "no part is called $part: optimizers, precision, dense, experts, others" >&2
+        exit 2
+        ;;
+    esac
 done
-train llama dp=1 "$work/llama.jsonl"
-for pins in tp=4 tp=4,sp=true,recompute=full tp=8 dp=2,tp=2,zero=3 cp=2 pp=2,dp=2,tp=2,mbs=1; do
-    compare llama "$pins"
-done
-extra=(--set lora=8)
-train llama dp=1 "$work/llama.jsonl"
-for pins in tp=2 dp=2,zero=3 pp=2,mbs=2; do
-    compare llama "$pins"
-done
-extra=(--set seq=64)
-train t5 dp=1 "$work/t5.jsonl"
-for pins in tp=2 dp=2 dp=2,zero=3,recompute=full pp=2,mbs=1 pp=4,mbs=2 pp=2,dp=2,tp=2,mbs=1; do
-    compare t5 "$pins"
-done
-extra=()
-repeats dp=2,tp=2,zero=1
-repeats pp=2,dp=2,mbs=1
 exit $failed

@@ -46,9 +46,10 @@ fn validate(path: &Path, argument: Option<&str>) -> Result<(), String> {
     };
     let usable = cases(&Row::is_usable);
     let apart = cases(&Row::is_apart);
+    let experts = cases(&Row::is_of_experts);
     let memory = cases(&Row::ran_out);
     if let Some(id) = argument.filter(|argument| !argument.starts_with("--")) {
-        let all = usable.iter().chain(&apart).chain(&memory);
+        let all = usable.iter().chain(&apart).chain(&experts).chain(&memory);
         let case = all.into_iter().find(|case| case.row.id == id).ok_or_else(|| format!("no row `{id}` that is predicted"))?;
         explain(case);
         return Ok(());
@@ -94,8 +95,9 @@ fn validate(path: &Path, argument: Option<&str>) -> Result<(), String> {
     let left_out = left_out.collect();
     let met = |cases: &'static [Case]| cases.iter().map(|case| Met { case, estimate: fit::estimate(case, None) }).collect::<Vec<_>>();
     // the cases live as long as the program
-    let (usable, apart, memory): (&'static [Case], &'static [Case], &'static [Case]) = (usable.leak(), apart.leak(), memory.leak());
-    let report = Report { usable: met(usable), apart: met(apart), memory: met(memory), refused, values, refitted, left_out };
+    let [usable, apart, experts, memory] = [usable, apart, experts, memory].map(|cases| &*cases.leak());
+    let report =
+        Report { usable: met(usable), apart: met(apart), experts: met(experts), memory: met(memory), refused, values, refitted, left_out };
     let folder = Path::new("docs/validation");
     let write = |name: &str, text: &str| {
         std::fs::write(folder.join(name), text).map_err(|error| format!("{}: {error}", folder.join(name).display()))

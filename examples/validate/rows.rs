@@ -7,9 +7,10 @@ use partita_frontend::{Setting, Source, load};
 use partita_ir::grad::Recompute;
 use partita_planner::cluster::Cluster;
 use partita_planner::estimate::choose::{Decisions, prepare, step_graph};
+use partita_planner::estimate::constants::reach;
 use partita_planner::estimate::stack::Stack;
-use partita_planner::estimate::step::Prepared;
-use partita_planner::mesh::Degrees;
+use partita_planner::estimate::step::{Estimate, Prepared};
+use partita_planner::mesh::{Degrees, ExpertDegrees};
 use partita_planner::pins::ScheduleKind;
 use partita_planner::search::Model;
 use serde::Deserialize;
@@ -29,6 +30,10 @@ pub struct Row {
     pub vocab: Option<u64>,
     pub seq_len: Option<u64>,
     pub n_experts: Option<u64>,
+    pub moe_topk: Option<u64>,
+    pub moe_ffn: Option<u64>,
+    pub ep: Option<u64>,
+    pub etp: Option<u64>,
     pub gpu: String,
     pub n_gpus: Option<u64>,
     pub tp: Option<u64>,
@@ -82,7 +87,16 @@ impl Row {
 
     /// Whether a row counts for the bars.
     pub fn is_usable(&self) -> bool {
-        self.is_whole() && self.verdict == "ok" && self.recompute_class.is_some() && self.step_time_s.is_some()
+        let said = self.recompute_class.is_some() && self.step_time_s.is_some();
+        self.is_whole() && self.n_experts.is_none() && self.verdict == "ok" && said
+    }
+
+    /// Whether it is a run of a model with experts, which are reported by themselves. What does not say how its optimizer is
+    /// sharded has the default of its recipe, ZeRO 1.
+    pub fn is_of_experts(&self) -> bool {
+        let numbers = [self.n_experts, self.moe_topk, self.moe_ffn, self.ep];
+        let whole = Row { zero_stage: self.zero_stage.or(Some(1)), ..self.clone() }.is_whole();
+        whole && numbers.iter().all(Option::is_some) && self.verdict == "ok" && self.step_time_s.is_some()
     }
 
     /// Whether it is reported beside them.
@@ -132,6 +146,7 @@ pub fn kind(gpu: &str) -> Option<&'static str> {
 /// A row with everything that its prediction is worked out from.
 pub struct Case {
     pub row: Row,
+    pub recompute: Recompute,
     pub cluster: Cluster,
     pub stack: Stack,
     pub prepared: Prepared,
@@ -154,6 +169,10 @@ fn cluster(row: &Row) -> Result<Cluster, String> {
     Cluster::parse(&text, &row.id).map_err(|error| error.to_string())
 }
 
+/// What rows do not say of models whose heads are not `hidden / heads` wide: their width, and whether queries and keys are
+/// normed (the models' own configuration files, 2025).
+const HEADS: [(&str, &str, &str); 2] = [("Qwen3", "128", "true"), ("GPT OSS", "64", "false")];
+
 /// The model file and the settings that a row's model is.
 fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
     let arch = row.arch.clone().unwrap_or_default();
@@ -163,7 +182,7 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
         ("layers", row.layers),
         ("hidden", row.hidden),
         ("heads", row.heads),
-        ("ffn", row.ffn),
+        ("ffn", row.moe_ffn.or(row.ffn)),
         ("vocab", row.vocab),
         ("seq", row.seq_len),
         ("batch", row.gbs),
@@ -174,6 +193,18 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
         all.insert("kv_heads", row.kv_heads.or(row.heads).unwrap_or(1).to_string());
     }
     let mut switch = |name, value: &str| drop(all.insert(name, value.to_owned()));
+    if let (Some(experts), Some(chosen)) = (row.n_experts, row.moe_topk) {
+        switch("experts", &experts.to_string());
+        switch("chosen", &chosen.to_string());
+        // routing is balanced by force: each expert has the same load
+        switch("capacity", "1");
+        for (name, head_dim, qk_norm) in HEADS {
+            if row.model.starts_with(name) {
+                switch("head_dim", head_dim);
+                switch("qk_norm", qk_norm);
+            }
+        }
+    }
     if !gated {
         // BLOOM has biases and a norm behind the embedding; MPT and Nemotron have no biases
         let bloom = arch.contains("embedding LN");
@@ -198,11 +229,34 @@ fn settings(row: &Row) -> Result<(&'static str, Vec<Setting>), String> {
         .to_owned(),
     );
     let settings = all.into_iter().map(|(name, value)| Setting { name: name.into(), value }).collect();
-    Ok((if gated { "llama" } else { "gpt" }, settings))
+    let file = match (row.n_experts, gated) {
+        (Some(_), _) => "mixtral",
+        (None, true) => "llama",
+        (None, false) => "gpt",
+    };
+    Ok((file, settings))
 }
 
-/// Makes the case of a row.
+/// Makes the case of a row. Models with experts say how they were recomputed in no row: theirs is the fastest that is predicted to
+/// fit, whatever was measured.
 pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
+    let said = row.recompute_class.as_deref().and_then(Recompute::from_word);
+    if row.n_experts.is_none() || said.is_some() {
+        return case_of(row, models, said.unwrap_or_default());
+    }
+    let cases = [Recompute::None, Recompute::Selective, Recompute::Full].map(|recompute| case_of(row, models, recompute));
+    let cases = cases.into_iter().collect::<Result<Vec<Case>, String>>()?;
+    let estimates = cases.into_iter().map(|case| (case.prepared.estimate(&case.cluster, &case.stack, &reach), case));
+    let rank = |estimate: &Estimate| match estimate.memory_full <= 1.0 {
+        true => (0, estimate.step_seconds),
+        false => (1, estimate.memory_full),
+    };
+    let order = |a: &Estimate, b: &Estimate| rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal);
+    let (_, case) = estimates.min_by(|a, b| order(&a.0, &b.0)).ok_or("nothing to recompute")?;
+    Ok(case)
+}
+
+fn case_of(row: &Row, models: &Path, recompute: Recompute) -> Result<Case, String> {
     let cluster = cluster(row)?;
     let name = match row.framework.as_deref() {
         Some(words) if words.contains("FSDP + compile") => "fsdp-compiled",
@@ -224,7 +278,8 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
         tp: need(row.tp, "tp")?,
         pp: need(row.pp, "pp")?,
         mbs: need(row.mbs, "mbs")?,
-        experts: None,
+        // tensor ranks are the experts' as well, unless the row says otherwise
+        experts: row.ep.filter(|_| row.n_experts.is_some()).map(|ep| ExpertDegrees { ep, etp: row.etp.or(row.tp).unwrap_or(1) }),
     };
     let vpp = if degrees.pp > 1 { row.vpp.unwrap_or(1) } else { 1 };
     let within_eight = |zero: &&str| zero.contains("8 ranks") || zero.contains("within 8");
@@ -232,12 +287,12 @@ pub fn case(row: &Row, models: &Path) -> Result<Case, String> {
         degrees,
         vpp,
         sp: row.sequence_parallel == Some(true),
-        zero: row.zero_stage.unwrap_or(0),
+        zero: row.zero_stage.unwrap_or(u8::from(row.n_experts.is_some())),
         zero_group: row.zero.as_deref().filter(within_eight).map(|_| 8),
-        recompute: row.recompute_class.as_deref().and_then(Recompute::from_word).unwrap_or_default(),
+        recompute,
         schedule: if vpp > 1 { ScheduleKind::Interleaved } else { ScheduleKind::OneFOneB },
     };
-    let graph = step_graph(&given, &stack, (decisions.recompute, degrees.pp > 1)).map_err(|error| error.to_string())?;
+    let graph = step_graph(&given, &stack, decisions.options()).map_err(|error| error.to_string())?;
     let prepared = prepare(&given, &cluster, &stack, &decisions, &graph).map_err(|error| error.to_string())?;
-    Ok(Case { row: row.clone(), cluster, stack, prepared })
+    Ok(Case { row: row.clone(), recompute, cluster, stack, prepared })
 }

@@ -9,8 +9,11 @@ use partita_ir::interpret::{self, Tensor};
 use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
-const MODELS: [(&str, &str); 5] = [
+const MODELS: [(&str, &str); 8] = [
     ("bert", include_str!("../../models/bert.partita")),
+    ("deepseek", include_str!("../../models/deepseek.partita")),
+    ("glam", include_str!("../../models/glam.partita")),
+    ("mixtral", include_str!("../../models/mixtral.partita")),
     ("gpt", include_str!("../../models/gpt.partita")),
     ("llama", include_str!("../../models/llama.partita")),
     ("neox", include_str!("../../models/neox.partita")),
@@ -66,6 +69,48 @@ fn all_models_share_the_names_of_their_settings() {
         let again = self::model(name, &values);
         assert_eq!((again.graph, again.train, &again.settings), (model.graph.clone(), model.train, &model.settings));
     }
+}
+
+#[test]
+fn models_of_experts_have_the_parameters_of_their_papers() {
+    let of = |name: &str, set: &[(&str, &str)]| parameters(&model(name, set).graph) as f64 / 1e9;
+    let close = |found: f64, published: f64| assert!((found / published - 1.0).abs() < 0.005, "{found} beside {published}");
+    let mixtral = [("layers", "32"), ("hidden", "4096"), ("heads", "32"), ("kv_heads", "8"), ("ffn", "14336"), ("vocab", "32000")];
+    close(of("mixtral", &mixtral), 46.7);
+    let deepseek = [
+        ("layers", "58"),
+        ("dense_layers", "3"),
+        ("hidden", "7168"),
+        ("heads", "128"),
+        ("q_latent", "1536"),
+        ("kv_latent", "512"),
+        ("nope", "128"),
+        ("rope", "64"),
+        ("value", "128"),
+        ("ffn", "2048"),
+        ("dense_ffn", "18432"),
+        ("experts", "256"),
+        ("groups", "8"),
+        ("limit", "4"),
+        ("chosen", "8"),
+        ("vocab", "129280"),
+        ("further", "false"),
+    ];
+    close(of("deepseek", &deepseek), 671.0);
+    // the paper says 1.2 trillion, and 96.6 billion that a token meets: 2 of 64 experts
+    let glam = |experts| {
+        [
+            ("layers", "64"),
+            ("hidden", "8192"),
+            ("heads", "128"),
+            ("head_dim", "128"),
+            ("ffn", "32768"),
+            ("experts", experts),
+            ("vocab", "256000"),
+        ]
+    };
+    close(of("glam", &glam("64")), 1161.76);
+    close(of("glam", &glam("2")), 96.6);
 }
 
 #[test]

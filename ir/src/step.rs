@@ -29,7 +29,7 @@ use states::States;
 use update::Update;
 
 /// What can be chosen about the step's graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Options {
     /// What backward computes again.
     pub recompute: Recompute,

@@ -188,3 +188,32 @@ fn refine(tp: u64, graph: &Graph) -> Vec<u64> {
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mesh(dp: u64, cp: u64, tp: u64, ep: u64, etp: u64) -> Option<Vec<(String, u64, ExpertUse)>> {
+        let degrees = Degrees { dp, cp, tp, pp: 1, mbs: 1, experts: Some(ExpertDegrees { ep, etp }) };
+        let plan = MeshPlan::new(degrees, dp, &Graph::default(), false)?;
+        Some(plan.mesh.axes.iter().zip(&plan.experts).map(|(axis, used)| (axis.name.clone(), axis.size, *used)).collect())
+    }
+
+    #[test]
+    fn two_tilings_meet_in_their_common_refinement() {
+        use ExpertUse::{Data, Expert, Tensor};
+        let axes =
+            |axes: &[(&str, u64, ExpertUse)]| Some(axes.iter().map(|(name, size, used)| ((*name).to_owned(), *size, *used)).collect());
+        assert_eq!(mesh(4, 1, 1, 4, 1), axes(&[("data", 4, Expert)]));
+        assert_eq!(mesh(4, 1, 1, 2, 1), axes(&[("data0", 2, Data), ("data1", 2, Expert)]));
+        assert_eq!(mesh(2, 1, 2, 2, 2), axes(&[("data", 2, Expert), ("tensor", 2, Tensor)]));
+        assert_eq!(mesh(2, 1, 2, 4, 1), axes(&[("data", 2, Expert), ("tensor", 2, Expert)]));
+        assert_eq!(
+            mesh(8, 2, 4, 8, 2),
+            axes(&[("data0", 4, Data), ("data1", 2, Expert), ("context", 2, Expert), ("tensor0", 2, Expert), ("tensor1", 2, Tensor)])
+        );
+        // a block of 3 experts' ranks lies across the border of 2 tensor ranks
+        assert_eq!(mesh(3, 1, 2, 3, 1), None);
+        assert_eq!(mesh(2, 1, 2, 8, 1), None);
+    }
+}

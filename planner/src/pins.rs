@@ -531,14 +531,22 @@ mod tests {
     fn neutral_values_are_always_honoured() {
         assert_eq!(pins("ep=1,etp=1,vpp=1,zero-group=1,zero=0,recompute=none,schedule=dualpipev,pp=1").unsupported(), Ok(()));
         assert_eq!(pins("dp=4,zero=2,zero-group=4,recompute=selective,schedule=gpipe,pp=4").unsupported(), Ok(()));
-        for (text, refused) in
-            [("ep=2", "ep=2"), ("pp=2,vpp=2", "vpp=2"), ("schedule=zb-v,pp=2", "schedule=zb-v"), ("zero-group=2", "zero-group=2")]
-        {
+        for (text, refused) in [("pp=2,vpp=2", "vpp=2"), ("schedule=zb-v,pp=2", "schedule=zb-v"), ("zero-group=2", "zero-group=2")] {
             let error = pins(text).unsupported().unwrap_err();
             assert_eq!(error.to_string(), format!("pin `{refused}` is not supported by this version"));
         }
         // an open pp may still become 1
         assert_eq!(pins("schedule=zb-v").unsupported(), Ok(()));
         assert!(pins("schedule=zb-v").unsupported_in(2).is_err());
+    }
+
+    #[test]
+    fn experts_are_those_of_the_model() {
+        let told = |text: &str, experts| pins(text).check_experts(experts).map_err(|error| error.to_string());
+        assert_eq!(told("ep=1,etp=1", None), Ok(()));
+        assert_eq!(told("ep=4,etp=2", Some(8)), Ok(()));
+        assert_eq!(told("ep=2", None), Err("pin `ep=2`: the model has no experts".to_owned()));
+        assert_eq!(told("etp=2", None), Err("pin `etp=2`: the model has no experts".to_owned()));
+        assert_eq!(told("ep=16", Some(8)), Err("pin `ep=16`: the model has 8 experts".to_owned()));
     }
 }

@@ -4,13 +4,13 @@ use partita_ir::axis::Role;
 use partita_ir::experts::{Expertise, expertise};
 use partita_ir::grad::Recompute;
 use partita_ir::graph::{Graph, PhaseKind, Span};
-use partita_ir::id::{AxisId, OpId};
+use partita_ir::id::AxisId;
 use partita_ir::signature::SizedRule;
 use partita_ir::step::{Options, StepError, training_step};
 use partita_ir::train::Train;
 
 use crate::cluster::Cluster;
-use crate::coupling::couples_samples;
+use crate::coupling::{Coupled, coupled};
 use crate::evaluate::evaluate;
 use crate::layouts::{LayoutError, Task, primitives};
 use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
@@ -107,7 +107,7 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
     let mut first_error: Option<SearchError> = None;
     let experts = experts(model.graph);
     pins.check_experts(experts)?;
-    let coupled = couples_samples(model.graph);
+    let coupled = coupled(model.graph, &model.train)?;
     let mut degrees = degrees(ranks, pins, model.train.batch, experts, coupled.is_some());
     check_coupled(model, coupled, &mut degrees, |degrees| *degrees)?;
     if degrees.is_empty() {
@@ -163,16 +163,15 @@ pub fn search(model: &Model<'_>, cluster: &Cluster, pins: &Pins, memory: MemoryO
 /// Leaves candidates of one micro-batch, where an operator brings samples together.
 pub(crate) fn check_coupled<T>(
     model: &Model<'_>,
-    coupled: Option<OpId>,
+    coupled: Option<Coupled>,
     candidates: &mut Vec<T>,
     degrees: impl Fn(&T) -> Degrees,
 ) -> Result<(), SearchError> {
-    let (Some(op), Some(mbs)) = (coupled, candidates.first().map(|first| degrees(first).mbs)) else { return Ok(()) };
+    let (Some(Coupled { name, span }), Some(mbs)) = (coupled, candidates.first().map(|first| degrees(first).mbs)) else { return Ok(()) };
     let batch = model.train.batch;
     candidates.retain(|candidate| degrees(candidate).mbs >= batch.div_ceil(degrees(candidate).dp));
     if candidates.is_empty() {
-        let op = model.graph.op(op);
-        return Err(SearchError::Coupled { name: model.graph.value(op.result()).name.clone(), span: op.span, mbs, batch });
+        return Err(SearchError::Coupled { name, span, mbs, batch });
     }
     Ok(())
 }

@@ -206,6 +206,18 @@ fn mlp() {
     agree(&mlp, &["dp=4", "tp=4", "tp=2,dp=2", "pp=2,mbs=4", "cp=2", "tp=3", "dp=2,zero=3,recompute=full"]);
 }
 
+/// Experts on ranks of their own, in several tilings; few places, so that some tokens are dropped.
+#[test]
+fn experts() {
+    let pins =
+        ["dp=2,ep=2", "dp=4,ep=2,zero=3", "dp=2,tp=2,ep=2,etp=2", "dp=2,tp=2,ep=4,etp=1,recompute=full", "pp=2,dp=2,ep=2,mbs=1,zero=1"];
+    let set = ["layers=2", "hidden=32", "heads=4", "ffn=48", "seq=32", "lr=1e-2", "capacity=1.0", "z_loss=0.001", "jitter=0.01"];
+    agree(&Setting::new("mixtral", 1, &set), &pins);
+    let set = ["layers=2", "hidden=32", "heads=4", "ffn=16", "seq=32", "lr=1e-2"];
+    agree(&Setting::new("deepseek", 1, &set), &pins[1..]);
+    agree(&Setting::new("glam", 1, &["hidden=32", "heads=4", "ffn=48", "seq=32"]), &["dp=4,ep=4", "dp=2,tp=2,ep=2,etp=1"]);
+}
+
 /// Layers of a recurrent net: scans, with stages cut between them.
 #[test]
 fn lstm() {

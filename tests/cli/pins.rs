@@ -45,7 +45,6 @@ fn pins_that_no_plan_can_satisfy_say_why() {
 fn pins_of_later_versions_are_refused_by_name() {
     let four = Setting::gpt(4);
     for (pins, name) in [
-        ("ep=2", "ep=2"),
         ("etp=2", "etp=2"),
         ("pp=2,vpp=2", "vpp=2"),
         ("dp=4,zero=1,zero-group=2", "zero-group=2"),

@@ -88,7 +88,7 @@ fn every_schedule_is_simulated() {
 #[test]
 fn what_cannot_be_says_what_can() {
     refused(&arguments("nemo", "ep=3", &[]), "partita::pin::degrees", &["does not divide the 32 ranks", "1, 2, 4, 8, 16 and 32"]);
-    refused(&arguments("nemo", "ep=2", &[]), "partita::pin::unsupported", &["has no experts", "ep=1"]);
+    refused(&arguments("nemo", "ep=2", &[]), "partita::pin::experts", &["has no experts", "ep=1"]);
     refused(&arguments("nemo", "pp=2,vpp=2,schedule=1f1b", &[]), "partita::pin::unsupported", &["schedule=interleaved"]);
     refused(&arguments("nemo", "pp=32", &[]), "partita::plan::too_many_stages", &["32 stages", "8"]);
     let outcome = partita(&arguments("megatrn", "", &[]));

@@ -13,8 +13,8 @@ use super::sections::Chosen;
 use super::stack::{Attention, Stack};
 use super::step::{Estimate, Prepared, Setup};
 use crate::cluster::Cluster;
-use crate::coupling::couples_samples;
-use crate::mesh::{Degrees, MeshPlan};
+use crate::coupling::coupled;
+use crate::mesh::{Degrees, ExpertDegrees, MeshPlan};
 use crate::pins::{PinError, Pins, ScheduleKind};
 use crate::plan::recompute_word;
 use crate::search::{Considered, Model, SearchError, check_coupled, experts, tilings};
@@ -39,12 +39,21 @@ pub struct Decisions {
 }
 
 impl Decisions {
+    /// What the graph of the step depends on.
+    pub fn options(&self) -> Options {
+        let Degrees { pp, .. } = self.degrees;
+        Options { recompute: self.recompute, meet_in_update: pp > 1, exchange: self.degrees.tiling().ep > 1 }
+    }
+
     /// One line: `dp=8 tp=4 cp=1 pp=12 …`.
     pub fn strategy(&self) -> String {
         let d = self.degrees;
         let mut words = vec![format!("dp={}", d.dp), format!("tp={}", d.tp), format!("cp={}", d.cp), format!("pp={}", d.pp)];
         if d.pp > 1 {
             words.push(format!("vpp={}", self.vpp));
+        }
+        if let Some(ExpertDegrees { ep, etp }) = d.experts {
+            words.extend([format!("ep={ep}"), format!("etp={etp}")]);
         }
         words.push(format!("mbs={}", d.mbs));
         words.push(format!("zero={}", self.zero));
@@ -91,17 +100,17 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     pins.unsupported_when_estimated()?;
     let experts = experts(model.graph);
     pins.check_experts(experts)?;
-    let coupled = couples_samples(model.graph);
+    let coupled = coupled(model.graph, &model.train)?;
     let mut candidates = candidates(model, cluster, stack, pins, experts, coupled.is_some());
     check_coupled(model, coupled, &mut candidates, |decisions| decisions.degrees)?;
     if candidates.is_empty() {
         return Err(SearchError::NoDegrees { ranks });
     }
-    let mut graphs: BTreeMap<(Recompute, bool), Graph> = BTreeMap::new();
+    let mut graphs: BTreeMap<Options, Graph> = BTreeMap::new();
     let mut first_error = None;
     let mut estimated: Vec<(Decisions, Estimate, Prepared)> = Vec::new();
     for decisions in &candidates {
-        let key = (decisions.recompute, decisions.degrees.pp > 1);
+        let key = decisions.options();
         if let std::collections::btree_map::Entry::Vacant(entry) = graphs.entry(key) {
             entry.insert(step_graph(model, stack, key)?);
         }
@@ -143,7 +152,7 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
     });
     let others = others.collect();
     let (decisions, estimate, prepared) = estimated.swap_remove(best);
-    let graph = &graphs[&(decisions.recompute, decisions.degrees.pp > 1)];
+    let graph = &graphs[&decisions.options()];
     let mut warnings = warnings(model, graph, stack, &decisions, &prepared, estimate.memory_full);
     if let Some(mbs) = pins.mbs.filter(|mbs| *mbs > decisions.degrees.mbs) {
         warnings.insert(0, format!("mbs={mbs} is more than the {} sequences that a data rank has", decisions.degrees.mbs));
@@ -161,12 +170,12 @@ pub fn choose(model: &Model<'_>, cluster: &Cluster, stack: &Stack, pins: &Pins) 
 }
 
 /// The training step as a stack runs it: one that writes scores to memory saves them unless it recomputes.
-pub fn step_graph(model: &Model<'_>, stack: &Stack, (recompute, staged): (Recompute, bool)) -> Result<Graph, SearchError> {
+pub fn step_graph(model: &Model<'_>, stack: &Stack, options: Options) -> Result<Graph, SearchError> {
     let mut graph = model.graph.clone();
-    if stack.attention == Attention::Unfused && recompute == Recompute::None {
+    if stack.attention == Attention::Unfused && options.recompute == Recompute::None {
         graph.composites.iter_mut().for_each(|composite| composite.recompute = false);
     }
-    Ok(training_step(&graph, &model.train, Options { recompute, meet_in_update: staged, exchange: false })?)
+    Ok(training_step(&graph, &model.train, options)?)
 }
 
 /// Lays out the work of a candidate.

@@ -627,8 +627,10 @@ impl<'a> Context<'a> {
                 StepKind::AllGather => Collective::AllGather,
                 StepKind::AllToAll | StepKind::Exchange => Collective::AllToAll,
             };
+            // an exchange with experts waits for itself whatever else its axes are for
+            let exchange = collective == Collective::AllToAll && step.axes.iter().all(|axis| self.mesh.owns_experts(*axis));
             let uses = step.axes.iter().map(|axis| self.mesh.uses[*axis]);
-            let for_use = uses.max().unwrap_or(AxisUse::Data);
+            let for_use = uses.max().filter(|_| !exchange).unwrap_or(AxisUse::Data);
             let received = shape.received(step) * self.element_bytes(value);
             let packed = if self.stack.packs { self.packed(step, dims) * self.element_bytes(value) } else { 0.0 };
             Some(Move { collective, axes: step.axes.clone(), for_use, received, packed })

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use partita_ir::axis::Role;
+use partita_ir::experts::{Expertise, expertise};
 use partita_ir::graph::{Graph, Init, Leaf, PhaseKind};
 use partita_ir::id::{Id, ValueId};
 use partita_ir::layout::Layout;
@@ -12,7 +14,7 @@ use super::sections::{Chosen, Place, bodies};
 use super::stack::{Recipe, Regather, Stack};
 use super::step::{MemoryBreakdown, On, Prepared, Times, Weights};
 use crate::collective::{self, Collective, Spread};
-use crate::mesh::{AxisUse, MeshPlan};
+use crate::mesh::{AxisUse, ExpertUse, MeshPlan};
 
 impl Prepared {
     /// Weights of a pipeline rank.
@@ -22,7 +24,7 @@ impl Prepared {
         for chunk in (0..count).filter(|chunk| self.rank_of(*chunk) == rank) {
             for (id, iterations) in &self.chunks[chunk] {
                 let weights = self.weights.get(&Place::Loop(Id::new(*id))).copied().unwrap_or_default();
-                held.add(weights.elements, *iterations);
+                held.add(weights.elements, weights.experts, *iterations);
                 held.states += weights.states * iterations;
             }
             let outer = [(chunk == 0, Place::Before), (chunk + 1 == count, Place::After)];
@@ -31,15 +33,11 @@ impl Prepared {
                 // a table that is read at both ends lives at both where they are apart
                 let copies = if place == Place::After && count > 1 { self.copies } else { 0.0 };
                 let elements = weights.elements + copies;
-                held.add(elements, f64::from(u8::from(elements > 0.0)));
+                held.add(elements, weights.experts, f64::from(u8::from(elements + weights.experts > 0.0)));
                 held.states += weights.states;
             }
         }
         held
-    }
-
-    fn data_axes(&self) -> Vec<usize> {
-        (0..self.mesh.uses.len()).filter(|axis| matches!(self.mesh.uses[*axis], AxisUse::Data | AxisUse::Context)).collect()
     }
 
     pub(super) fn recipe(&self, stack: &Stack) -> Recipe {
@@ -51,83 +49,107 @@ impl Prepared {
         recipe.optimizer + recipe.moment * (self.moments - 2.0)
     }
 
-    /// Data-parallel ranks, and those among them that share shards.
-    fn sharers(&self) -> (f64, f64) {
-        let all = self.setup.degrees.dp * self.setup.degrees.cp;
-        let sharing = if self.setup.zero == 0 { 1 } else { self.setup.zero_group.unwrap_or(all).min(all) };
-        (all as f64, sharing as f64)
+    /// Who has the same weights, of each kind.
+    fn sharers(&self, held: &Held) -> [Sharers; 2] {
+        let degrees = self.setup.degrees;
+        let axes = |held: &dyn Fn(usize) -> bool| -> Vec<usize> { (0..self.mesh.uses.len()).filter(|axis| held(*axis)).collect() };
+        let of = |elements: f64, axes: Vec<usize>, all: u64| {
+            let sharing = if self.setup.zero == 0 { 1 } else { self.setup.zero_group.unwrap_or(all).min(all) };
+            Sharers { elements, axes, all: all as f64, sharing: sharing as f64 }
+        };
+        let uses = &self.mesh.uses;
+        let data = axes(&|axis| matches!(uses[axis], AxisUse::Data | AxisUse::Context));
+        let beside = axes(&|axis| uses[axis] != AxisUse::Micro && self.mesh.experts[axis] == ExpertUse::Data);
+        [of(held.elements, data, degrees.dp * degrees.cp), of(held.experts, beside, degrees.edp())]
     }
 
     /// Transfers of gradients and parameters, one a layer, and the update.
     pub(super) fn data(&self, on: &On<'_>, stack: &Stack, rank: usize, times: &Times) -> Data {
         let zero = self.setup.zero;
         let recipe = self.recipe(stack);
-        let Held { elements, layers, .. } = self.rank_weights(rank);
-        let (all, sharing) = self.sharers();
+        let held = self.rank_weights(rank);
         let mut out = Data::default();
-        if all > 1.0 {
-            let axes = self.data_axes();
-            let everyone = self.spreads(on, &axes);
-            // those that share shards, and those that hold the same shard
-            let (within, across) = if sharing < all {
-                let group = self.mesh.mesh.group(0, &axes);
-                let of = |ranks: Vec<u64>| vec![Spread::new(&on.cluster, &ranks)];
-                let strided = group.iter().copied().step_by(sharing as usize).collect();
-                (of(group[..sharing as usize].to_vec()), of(strided))
-            } else {
-                (everyone.clone(), Vec::new())
-            };
-            let each = |spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64| {
-                let received = bytes / layers.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
-                let once = spreads.iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max);
-                (once + ranks * stack.ring_us * 1e-6) * layers
-            };
-            let gradients = elements * recipe.gradient_sent;
-            let reduce = if zero == 0 || zero == 1 && stack.regather == Regather::Broadcast {
-                each(&everyone, all, Collective::AllReduce, gradients)
-            } else {
-                let between = if sharing < all { each(&across, all / sharing, Collective::AllReduce, gradients / sharing) } else { 0.0 };
-                each(&within, sharing, Collective::ReduceScatter, gradients) + between
-            };
-            let gather = each(&within, sharing, Collective::AllGather, elements * recipe.parameter_sent);
-            let (forward, back) = (times.forward, times.backward + times.weights);
-            let m = self.mesh.micro_batches as f64;
-            out.hide(stack, reduce, back, if zero >= 2 { m } else { 1.0 });
-            match zero {
-                0 => {}
-                1 if stack.regather == Regather::Broadcast => out.exposed += gather + sharing * stack.broadcast_ms * 1e-3,
-                1 => out.hide(stack, gather, forward, 1.0),
-                2 => out.hide(stack, gather, forward, m),
-                _ => {
-                    out.hide(stack, gather, forward, m);
-                    if !stack.keeps_gathered {
-                        out.hide(stack, gather, back, m);
-                    }
+        let (mut reduce, mut gather, mut broadcasts) = (0.0, 0.0, 0.0);
+        let sharers = self.sharers(&held);
+        for sharers in sharers.iter().filter(|sharers| sharers.all > 1.0 && sharers.elements > 0.0) {
+            reduce += self.reduce(on, stack, sharers, held.layers);
+            gather += self.gather(on, stack, sharers, held.layers);
+            broadcasts += sharers.sharing;
+        }
+        let (forward, back) = (times.forward, times.backward + times.weights);
+        let m = self.mesh.micro_batches as f64;
+        out.hide(stack, reduce, back, if zero >= 2 { m } else { 1.0 });
+        match zero {
+            0 => {}
+            1 if stack.regather == Regather::Broadcast => out.exposed += gather + broadcasts * stack.broadcast_ms * 1e-3,
+            1 => out.hide(stack, gather, forward, 1.0),
+            2 => out.hide(stack, gather, forward, m),
+            _ => {
+                out.hide(stack, gather, forward, m);
+                if !stack.keeps_gathered {
+                    out.hide(stack, gather, back, m);
                 }
             }
         }
-        let shard = if zero == 0 { 1.0 } else { sharing };
-        let bytes = elements / shard * (2.0 * self.optimizer_bytes(&recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
+        let updated: f64 = sharers.iter().map(|sharers| sharers.elements / sharers.sharing).sum();
+        let bytes = updated * (2.0 * self.optimizer_bytes(&recipe) + recipe.gradient + recipe.parameter) * stack.optimizer_passes;
         out.optimizer = bytes / on.cluster.device.memory_rate().0;
         out
+    }
+
+    /// Those that share shards, and those that hold the same shard.
+    fn groups(&self, on: &On<'_>, sharers: &Sharers) -> (Vec<Spread>, Vec<Spread>) {
+        if sharers.sharing == sharers.all {
+            return (self.spreads(on, &sharers.axes), Vec::new());
+        }
+        let group = self.mesh.mesh.group(0, &sharers.axes);
+        let of = |ranks: Vec<u64>| vec![Spread::new(&on.cluster, &ranks)];
+        let strided = group.iter().copied().step_by(sharers.sharing as usize).collect();
+        (of(group[..sharers.sharing as usize].to_vec()), of(strided))
+    }
+
+    /// Seconds to reduce the gradients of weights.
+    fn reduce(&self, on: &On<'_>, stack: &Stack, sharers: &Sharers, layers: f64) -> f64 {
+        let Sharers { all, sharing, .. } = *sharers;
+        let gradients = sharers.elements * self.recipe(stack).gradient_sent;
+        if self.setup.zero == 0 || self.setup.zero == 1 && stack.regather == Regather::Broadcast {
+            return each(stack, &self.spreads(on, &sharers.axes), all, Collective::AllReduce, gradients, layers);
+        }
+        let (within, across) = self.groups(on, sharers);
+        let between = match sharing < all {
+            true => each(stack, &across, all / sharing, Collective::AllReduce, gradients / sharing, layers),
+            false => 0.0,
+        };
+        each(stack, &within, sharing, Collective::ReduceScatter, gradients, layers) + between
+    }
+
+    /// Seconds to gather weights.
+    fn gather(&self, on: &On<'_>, stack: &Stack, sharers: &Sharers, layers: f64) -> f64 {
+        let bytes = sharers.elements * self.recipe(stack).parameter_sent;
+        each(stack, &self.groups(on, sharers).0, sharers.sharing, Collective::AllGather, bytes, layers)
     }
 
     /// What a pipeline rank holds at its peak.
     pub(super) fn memory(&self, stack: &Stack, rank: usize, activations: f64) -> MemoryBreakdown {
         let recipe = self.recipe(stack);
-        let (_, sharing) = self.sharers();
-        let Held { elements, largest, states, .. } = self.rank_weights(rank);
-        let shard = |from: u8| if self.setup.zero >= from { sharing } else { 1.0 };
-        let gathered = if self.setup.zero >= 3 { 2.0 * largest * recipe.parameter_sent } else { 0.0 };
+        let held = self.rank_weights(rank);
+        let sharers = self.sharers(&held);
+        // elements of weights, and of the model's own states with them, that are left where shards begin at a stage
+        let left = |from: u8, states: f64| -> f64 {
+            let shard = |sharing: f64| if self.setup.zero >= from { sharing } else { 1.0 };
+            let [weights, experts] = &sharers;
+            (weights.elements + states) / shard(weights.sharing) + experts.elements / shard(experts.sharing)
+        };
+        let gathered = if self.setup.zero >= 3 { 2.0 * held.largest * recipe.parameter_sent } else { 0.0 };
         let places = self.sections.iter().filter(|section| match section.place {
             Place::Before => self.rank_of(0) == rank,
             Place::After => self.rank_of(self.chunks.len() - 1) == rank,
             Place::Loop(_) => true,
         });
         MemoryBreakdown {
-            parameters: (elements + states) * recipe.parameter / shard(3) + gathered,
-            gradients: elements * recipe.gradient / shard(2),
-            optimizer: elements * self.optimizer_bytes(&recipe) / shard(1),
+            parameters: left(3, held.states) * recipe.parameter + gathered,
+            gradients: left(2, 0.0) * recipe.gradient,
+            optimizer: left(1, 0.0) * self.optimizer_bytes(&recipe),
             activations,
             temporaries: places.map(|section| section.alive).fold(0.0, f64::max),
         }
@@ -151,23 +173,46 @@ impl Data {
     }
 }
 
+/// Ranks that have the same weights.
+struct Sharers {
+    /// Elements of these weights on each.
+    elements: f64,
+    /// The mesh axes that the ranks differ on.
+    axes: Vec<usize>,
+    /// How many ranks.
+    all: f64,
+    /// How many of them share shards.
+    sharing: f64,
+}
+
+/// Seconds of a collective over `bytes` in as many pieces as there are layers.
+fn each(stack: &Stack, spreads: &[Spread], ranks: f64, kind: Collective, bytes: f64, layers: f64) -> f64 {
+    let received = bytes / layers.max(1.0) * (ranks - 1.0) / ranks * if kind == Collective::AllReduce { 2.0 } else { 1.0 };
+    let once = spreads.iter().map(|spread| collective::seconds(spread, kind, received).0).fold(0.0, f64::max);
+    (once + ranks * stack.ring_us * 1e-6) * layers
+}
+
 /// Weights of a pipeline rank, on the busiest tensor rank.
 #[derive(Default)]
 struct Held {
+    /// Elements, those of experts left out.
     elements: f64,
+    /// Elements of experts.
+    experts: f64,
     /// How many layers; what is outside of loops counts as one each.
     layers: f64,
-    /// Elements of the largest.
+    /// Elements of the largest layer.
     largest: f64,
     /// Elements of the model's own states, and of parameters that stay as they are.
     states: f64,
 }
 
 impl Held {
-    fn add(&mut self, elements: f64, layers: f64) {
+    fn add(&mut self, elements: f64, experts: f64, layers: f64) {
         self.elements += elements * layers;
+        self.experts += experts * layers;
         self.layers += layers;
-        self.largest = self.largest.max(elements);
+        self.largest = self.largest.max(elements + experts);
     }
 }
 
@@ -190,13 +235,18 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
     let mut behind = BTreeSet::new();
     let mut needed: BTreeMap<ValueId, Layout> = BTreeMap::new();
     let mut place: BTreeMap<ValueId, Place> = BTreeMap::new();
+    let mut experts: BTreeSet<ValueId> = BTreeSet::new();
     for (at, body) in bodies(graph, PhaseKind::Forward) {
         for op in body {
             let rule = SizedRule::of(graph, op).expect("a primitive has a rule");
+            let own = matches!(expertise(graph, &rule), Expertise::Works { .. } | Expertise::Inside);
             for (n, operand) in graph.op(op).operands.iter().enumerate() {
                 if let Some(signature) = chosen.signatures.get(&op) {
                     needed.entry(*operand).or_insert_with(|| rule.operand_layout(n, signature));
                     place.entry(*operand).or_insert(at);
+                    if own && graph.value(*operand).ty.dims.iter().any(|axis| graph.axis(*axis).role == Role::Expert) {
+                        experts.insert(*operand);
+                    }
                     if at == Place::After {
                         behind.insert(*operand);
                     }
@@ -215,14 +265,11 @@ pub(super) fn weights(graph: &Graph, mesh: &MeshPlan, chosen: &Chosen<'_>) -> (B
     for param in graph.params() {
         let (Some(layout), Some(at)) = (needed.get(&param), place.get(&param)) else { continue };
         let weights = out.entry(*at).or_default();
-        if !is_trained(graph, param) {
-            weights.states += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
-            continue;
-        }
-        weights.elements += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        let elements = layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+        *(if experts.contains(&param) { &mut weights.experts } else { &mut weights.elements }) += elements;
         weights.tensors += 1.0;
         if *at == Place::Before && behind.contains(&param) {
-            copies += layout.largest_shard(&graph.shape(param), &mesh.mesh) as f64;
+            copies += elements;
         }
     }
     (out, copies)

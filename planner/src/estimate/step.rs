@@ -47,8 +47,10 @@ pub struct Setup {
 /// Weights of a place, on the busiest tensor rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Weights {
-    /// Elements (of one iteration).
+    /// Elements (of one iteration), those of experts left out.
     pub elements: f64,
+    /// Elements that are experts' own: they lie on the experts' tiling of the ranks.
+    pub experts: f64,
     /// Tensors.
     pub tensors: f64,
     /// Elements of the model's own states beside them, which have no gradient and no optimizer.

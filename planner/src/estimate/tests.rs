@@ -14,7 +14,7 @@ use super::stack::Stack;
 use super::step::{Estimate, Prepared, model_flops};
 use crate::cluster::Cluster;
 use crate::collective::Collective;
-use crate::mesh::Degrees;
+use crate::mesh::{Degrees, ExpertDegrees};
 use crate::pins::{Pins, ScheduleKind};
 use crate::search::Model;
 
@@ -52,7 +52,7 @@ fn decisions(dp: u64, tp: u64, pp: u64) -> Decisions {
 fn prepared(model: &partita_frontend::Model, cluster: &Cluster, stack: &str, decisions: &Decisions) -> Prepared {
     let given = Model { name: "gpt", graph: &model.graph, train: model.train.clone(), settings: &model.settings };
     let stack = Stack::named(stack).unwrap();
-    let graph = step_graph(&given, &stack, (decisions.recompute, decisions.degrees.pp > 1)).unwrap();
+    let graph = step_graph(&given, &stack, decisions.options()).unwrap();
     prepare(&given, cluster, &stack, decisions, &graph).unwrap()
 }
 
@@ -352,4 +352,53 @@ fn optimizers_hold_what_they_keep() {
     assert!((held("adamw") - 8.0).abs() < 1e-9 && (held("lamb") - 8.0).abs() < 1e-9, "{} {}", held("adamw"), held("lamb"));
     assert!((held("lion") - 4.0).abs() < 1e-9 && (held("muon") - 4.0).abs() < 1.0, "{} {}", held("lion"), held("muon"));
     assert!(held("adafactor") > 0.0 && held("adafactor") < 0.1, "{}", held("adafactor"));
+}
+
+/// GShard, Lepikhin et al. 2021: tokens go to their experts and back, forward and backward, `k` times the stream each; each expert has
+/// `k / E` of the tokens of all ranks that exchange; its weights lie, and are reduced, beside its own copies alone.
+#[test]
+fn experts_exchange_tokens() {
+    let (b, s, h, _, f, _) = SIZES;
+    let (experts, chosen) = (8.0, 2.0);
+    let model = gpt("mixtral.partita", &[("batch", "32"), ("capacity", "1"), ("experts", "8"), ("chosen", "2")]);
+    let plan = |ep, etp, tp| {
+        let base = decisions(8 / tp, tp, 1);
+        let degrees = Degrees { experts: Some(ExpertDegrees { ep, etp }), ..base.degrees };
+        prepared(&model, &cluster(&[8]), "megatron", &Decisions { degrees, zero: 1, ..base })
+    };
+    for (ep, etp, tp) in [(4, 1, 1), (8, 1, 1), (2, 2, 1), (2, 2, 2), (4, 1, 2)] {
+        let prepared = plan(ep, etp, tp);
+        let weights = prepared.weights.iter().find(|(place, _)| matches!(place, Place::Loop(_))).unwrap().1;
+        let (ep, etp) = (ep as f64, etp as f64);
+        assert_eq!(weights.experts, 3.0 * h * f * experts / (ep * etp), "ep={ep} etp={etp}");
+        let rows = b * s * chosen / experts * 8.0 / tp as f64;
+        // products of several experts at once; of one they are like any other
+        let of_experts = |work: Work| match work {
+            Work::Gemm { m, batch, .. } if batch > 1.0 => Some((m, batch)),
+            _ => None,
+        };
+        let layer = of_layer(&prepared, PhaseKind::Forward);
+        let beside = 8.0 / (ep * etp);
+        let products: Vec<(f64, f64)> = layer.kernels.iter().filter_map(|kernel| of_experts(kernel.work)).collect();
+        // gate and up as one, and down
+        let expected = if ep < experts { vec![(rows / beside, experts / ep); 2] } else { vec![] };
+        assert_eq!(products, expected, "ep={ep} etp={etp} tp={tp}");
+        let held = prepared.memory(&Stack::named("megatron").unwrap(), 0, 0.0);
+        let (all, own) = prepared.weights.values().fold((0.0, 0.0), |(all, own), w| (all + w.elements, own + w.experts));
+        let layers = 4.0;
+        let outside: f64 = all - weights.elements;
+        let dense = outside + layers * weights.elements;
+        assert_eq!(held.optimizer, 12.0 * (dense / (8 / tp) as f64 + layers * own / beside), "ep={ep} etp={etp}");
+        if (etp, tp) == (1.0, 1) {
+            let exchanged = b * s * chosen * h * 2.0 * (1.0 - 1.0 / ep);
+            for phase in [PhaseKind::Forward, PhaseKind::Backward] {
+                let moves = &of_layer(&prepared, phase).moves;
+                assert!(moves.iter().all(|step| step.collective == Collective::AllToAll), "{moves:?}");
+                assert_eq!(moves.iter().filter(|step| step.received == exchanged).count(), 2, "{moves:?}");
+                // gates, one number for each row
+                let small = moves.iter().filter(|step| step.received != exchanged);
+                assert!(small.clone().count() <= 2 && small.clone().all(|step| step.received == exchanged / h), "{moves:?}");
+            }
+        }
+    }
 }
