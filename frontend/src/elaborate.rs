@@ -22,6 +22,8 @@ mod statement;
 mod unroll;
 mod window;
 
+pub(crate) use statement::INITS;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use partita_ir::axis::Role;

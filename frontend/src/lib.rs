@@ -97,6 +97,7 @@ mod groups;
 mod lexer;
 pub mod operators;
 mod parse;
+mod reference;
 mod settings;
 mod syntax;
 mod train;
@@ -109,6 +110,7 @@ pub use diagnostics::{Diagnostic, render};
 pub use docs::Doc;
 pub use files::locate;
 pub use format::format;
+pub use reference::reference;
 use settings::{Overrides, Settings};
 use syntax::{File, StatementKind};
 

@@ -16,7 +16,7 @@ const ENTRIES: [&str; 7] = ["optimizer", "lr", "schedule", "clip", "batch", "pre
 /// Those that a setting of their name gives where the section does not say them.
 pub(crate) const BY_NAME: [&str; 3] = ["lr", "clip", "batch"];
 /// Options of each optimizer, with defaults.
-const OPTIMIZERS: &[Choice] = &[
+pub(crate) const OPTIMIZERS: &[Choice] = &[
     (
         "adamw",
         &[
@@ -77,7 +77,7 @@ const OPTIMIZERS: &[Choice] = &[
     ),
 ];
 /// Options of each schedule, with defaults.
-const SCHEDULES: &[Choice] = &[
+pub(crate) const SCHEDULES: &[Choice] = &[
     ("constant", &[]),
     ("cosine", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
     ("linear", &[("warmup", 100.0, Range::Steps), ("steps", 1000.0, Range::Steps), ("min", 0.1, Range::Share)]),
@@ -89,7 +89,7 @@ const SCHEDULES: &[Choice] = &[
 ];
 
 /// Options of a scaled loss, with defaults: PyTorch's.
-const SCALES: &[Choice] = &[
+pub(crate) const SCALES: &[Choice] = &[
     ("none", &[]),
     (
         "dynamic",
@@ -102,11 +102,12 @@ const SCALES: &[Choice] = &[
     ),
 ];
 
-type Choice = (&'static str, &'static [(&'static str, f64, Range)]);
+/// A word and its options: name, default, range.
+pub(crate) type Choice = (&'static str, &'static [(&'static str, f64, Range)]);
 
 /// What numbers an entry may be.
 #[derive(Clone, Copy, Debug)]
-enum Range {
+pub(crate) enum Range {
     Positive,
     NotNegative,
     /// From 0 to below 1.
@@ -129,7 +130,7 @@ impl Range {
         }
     }
 
-    fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Range::Positive => "above 0",
             Range::NotNegative => "0 or above",
@@ -696,6 +697,6 @@ fn optimizer_of(word: &str, options: &[f64]) -> Optimizer {
 }
 
 /// A number as `--set` would take it.
-fn real(value: f64) -> String {
+pub(crate) fn real(value: f64) -> String {
     Num::Real(value).to_string()
 }

@@ -17,7 +17,7 @@ use crate::syntax::{Call, Defines, Expr, ExprKind, Name, Statement, StatementKin
 /// Most iterations of a repeat.
 const MOST_ITERATIONS: i64 = 100_000;
 /// The words of weights' first values, and whether a number follows.
-const INITS: [(&str, bool); 5] = [("normal", true), ("uniform", true), ("constant", true), ("zeros", false), ("ones", false)];
+pub(crate) const INITS: [(&str, bool); 5] = [("normal", true), ("uniform", true), ("constant", true), ("zeros", false), ("ones", false)];
 
 impl<'a> Elaborator<'a> {
     /// A statement of the file or of a body.
