@@ -149,7 +149,7 @@ pub(crate) struct Op {
 #[derive(Debug)]
 pub(crate) enum Over {
     /// `0 .. 4`, the last left out.
-    Range(Expr, Expr),
+    Range(Box<(Expr, Expr)>),
     /// `[64, 128]`
     List(Vec<Expr>),
 }
@@ -335,7 +335,7 @@ pub(crate) fn expressions<'a>(statements: &'a [Statement], visit: &mut dyn FnMut
             }
             StatementKind::For { over, body, .. } => {
                 match over {
-                    Over::Range(first, end) => [first, end].into_iter().for_each(&mut *visit),
+                    Over::Range(ends) => [&ends.0, &ends.1].into_iter().for_each(&mut *visit),
                     Over::List(items) => items.iter().for_each(&mut *visit),
                 }
                 expressions(body, visit);

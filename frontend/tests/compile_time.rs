@@ -163,10 +163,8 @@ fn files_that_cannot_be_used() {
 
 #[test]
 fn documented_declarations() {
-    let text = format!(
-        "## Numbers of a row.\n##\n## They may be few.\nset rows = 3\nset other = 2\n\n## Nothing below.\n\n    ## Doubles.\nblock b(x[batch, seq, hidden]) {{ return x * rows * other }}"
-    );
-    let docs = model(&text).docs;
+    let text = "## Numbers of a row.\n##\n## They may be few.\nset rows = 3\nset other = 2\n\n## Nothing below.\n\n    ## Doubles.\nblock b(x[batch, seq, hidden]) { return x * rows * other }";
+    let docs = model(text).docs;
     let found: Vec<(&str, &str, &str)> = docs.iter().map(|doc| (doc.kind, doc.name.as_str(), doc.text.as_str())).collect();
     assert_eq!(found, [("set", "rows", "Numbers of a row.\n\nThey may be few."), ("block", "b", "Doubles.")]);
 }

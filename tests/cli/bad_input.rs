@@ -131,7 +131,7 @@ fn images_that_do_not_do() {
     };
     let images: (&str, &str, &[u64], _) = ("images", "U8", &[4, 8, 8, 3], pixels(4));
     let wrong = "partita::data::images";
-    run(&[images.clone()], wrong, &["no tensor `labels`, only: `images`"]);
+    run(std::slice::from_ref(&images), wrong, &["no tensor `labels`, only: `images`"]);
     run(&[("images", "U8", &[4, 8, 24], pixels(4)), ("labels", "U8", &[4], vec![0; 4])], wrong, &["[4, 8, 24]", "[8, 8, 3]"]);
     run(&[("images", "I8", &[4, 8, 8, 3], pixels(4)), ("labels", "U8", &[4], vec![0; 4])], wrong, &["I8", "U8"]);
     run(&[images.clone(), ("labels", "U8", &[5], vec![0; 5])], wrong, &["[5]", "4 images"]);

@@ -124,7 +124,8 @@ impl<'a> Elaborator<'a> {
     /// What a `for` goes through.
     fn rounds(&mut self, over: &Over) -> Option<Vec<Round>> {
         match over {
-            Over::Range(first, end) => {
+            Over::Range(ends) => {
+                let (first, end) = &**ends;
                 let bound = |this: &mut Self, expr, what| this.whole(expr, what, 0, FURTHEST);
                 let ends = (bound(self, first, "the first number of this `for`"), bound(self, end, "the end of this `for`"));
                 let (first_number, end_number) = (ends.0?, ends.1?);

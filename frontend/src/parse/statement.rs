@@ -424,7 +424,7 @@ impl Parser<'_> {
         } else {
             let first = self.expression()?;
             self.expect(Token::Dots, "between the first number and the one behind the last")?;
-            Over::Range(first, self.expression()?)
+            Over::Range(Box::new((first, self.expression()?)))
         };
         Ok(StatementKind::For { name, over, body: self.body_of(true)? })
     }
