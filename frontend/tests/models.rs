@@ -9,15 +9,19 @@ use partita_ir::interpret::{self, Tensor};
 use partita_ir::precision::Recipe;
 use partita_ir::train::{Optimizer, Schedule};
 
-const MODELS: [(&str, &str); 8] = [
+const MODELS: [(&str, &str); 5] = [
     ("bert", include_str!("../../models/bert.partita")),
-    ("deepseek", include_str!("../../models/deepseek.partita")),
-    ("glam", include_str!("../../models/glam.partita")),
-    ("mixtral", include_str!("../../models/mixtral.partita")),
     ("gpt", include_str!("../../models/gpt.partita")),
     ("llama", include_str!("../../models/llama.partita")),
     ("neox", include_str!("../../models/neox.partita")),
     ("mlp", include_str!("../../models/mlp.partita")),
+];
+
+/// Those with experts.
+const OF_EXPERTS: [(&str, &str); 3] = [
+    ("deepseek", include_str!("../../models/deepseek.partita")),
+    ("glam", include_str!("../../models/glam.partita")),
+    ("mixtral", include_str!("../../models/mixtral.partita")),
 ];
 
 /// Those that read images.
@@ -25,7 +29,7 @@ const OF_IMAGES: [(&str, &str); 2] =
     [("resnet50", include_str!("../../models/resnet50.partita")), ("vit", include_str!("../../models/vit.partita"))];
 
 fn model(name: &str, settings: &[(&str, &str)]) -> Model {
-    let (name, text) = MODELS.into_iter().chain(OF_IMAGES).find(|row| row.0 == name).expect("the model is in the list");
+    let (name, text) = MODELS.into_iter().chain(OF_EXPERTS).chain(OF_IMAGES).find(|row| row.0 == name).expect("the model is in the list");
     let source = Source { name, text };
     let settings: Vec<Setting> = settings.iter().map(|(name, value)| Setting { name: (*name).into(), value: (*value).into() }).collect();
     load(source, &settings).unwrap_or_else(|errors| panic!("{}", render(&[source], &errors, false)))
