@@ -388,7 +388,10 @@ impl<'s, 'a> Stage<'s, 'a> {
                                 self.accumulate(instance);
                             }
                         }
-                        Event::Take(instance) => drop(self.own(instance)),
+                        Event::Take(instance) => {
+                            self.own(instance);
+                            self.accumulate(instance);
+                        }
                         Event::Put(whole, iteration) => self.put(whole, iteration),
                     }
                 }
