@@ -32,7 +32,7 @@ layouts: build ## the public layout problems within their limits (11 minutes), i
 validate: setup ## step time and memory beside published runs, into docs/validation
 	$(CARGO) run --release --locked --example validate
 
-agreement: build ## 20 steps of gpt and llama under some 60 plans, losses beside those of one rank
+agreement: build ## 20 steps of the models under many plans, losses beside those of one rank
 	@bash scripts/agreement.sh
 
 predictions: build ## steps and memory that are expected beside what runs take, by a profile of this machine
